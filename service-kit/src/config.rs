@@ -1,0 +1,85 @@
+//! Settings that every service has. A service's own `Config` flattens them.
+
+use clap::{Args, ValueEnum};
+
+/// Where logs and traces go.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Telemetry")]
+pub struct TelemetryConfig {
+    /// Base URL of an OTLP collector that takes HTTP/protobuf, such as `http://localhost:4318`; without
+    /// it no span leaves the process
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_parser = http_url)]
+    pub otel_exporter_otlp_endpoint: Option<String>,
+
+    /// How log lines look; without it `pretty` on a terminal, else `json`
+    #[arg(long, env = "LOG_FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Accepts `http://…` and `https://…` with a host.
+fn http_url(text: &str) -> Result<String, String> {
+    let uri: actix_web::http::Uri = text.parse().map_err(|error| format!("not a URL: {error}"))?;
+    match uri.scheme_str() {
+        Some("http" | "https") if uri.host().is_some_and(|host| !host.is_empty()) => {
+            Ok(text.trim_end_matches('/').to_owned())
+        }
+        _ => Err("must be an http:// or https:// URL".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser, Debug)]
+    struct Config {
+        #[command(flatten)]
+        telemetry: TelemetryConfig,
+    }
+
+    fn parse(args: &[&str]) -> Result<TelemetryConfig, String> {
+        let args = ["test"].iter().chain(args);
+        Config::try_parse_from(args).map(|config| config.telemetry).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn reads_flags() {
+        let config =
+            parse(&["--otel-exporter-otlp-endpoint", "http://collector:4318/", "--log-format", "json"])
+                .unwrap();
+        assert_eq!(config.otel_exporter_otlp_endpoint.as_deref(), Some("http://collector:4318"));
+        assert_eq!(config.log_format, Some(LogFormat::Json));
+    }
+
+    #[test]
+    fn names_what_is_wrong() {
+        for (args, name) in [
+            (["--log-format", "xml"], "--log-format"),
+            (["--otel-exporter-otlp-endpoint", "collector:4318"], "--otel-exporter-otlp-endpoint"),
+            (["--otel-exporter-otlp-endpoint", "http:///x"], "--otel-exporter-otlp-endpoint"),
+            (["--colour", "red"], "--colour"),
+        ] {
+            let message = parse(&args).unwrap_err();
+            assert!(message.contains(name), "{message}");
+        }
+    }
+
+    #[test]
+    fn help_documents_each_setting() {
+        let help = parse(&["--help"]).unwrap_err();
+        for name in ["OTEL_EXPORTER_OTLP_ENDPOINT", "LOG_FORMAT", "OTLP collector"] {
+            assert!(help.contains(name), "{help}");
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! The server around a service's routes: what every answer has in common.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    time::{Duration, Instant},
+};
+
+use actix_web::{
+    App, Error, HttpResponse, HttpServer, ResponseError as _,
+    body::{BoxBody, MessageBody},
+    dev::{ServiceFactory, ServiceRequest, ServiceResponse},
+    error::InternalError,
+    http::header::{self, HeaderMap, HeaderName, HeaderValue},
+    middleware::{Next, from_fn},
+    web::{self, Data},
+};
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span, field};
+use uuid::Uuid;
+
+use crate::{
+    health::Health,
+    metrics::Metrics,
+    problem::{PROBLEM_JSON, Problem},
+    trace::{self, TRACEPARENT, TraceParent},
+};
+
+/// Names one request in logs and answers; kept from hop to hop.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// How long a request may take, unless its route says otherwise.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a client may take to send a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longer than awc keeps an idle connection (15 s), so that it is never we who close one that the gateway is
+/// about to use: that shows as stray 502s.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// How long requests that were accepted may take to end after the server has stopped accepting.
+const STOP_LIMIT_SECS: u64 = 10;
+
+/// Longest request id kept, in bytes.
+const REQUEST_ID_MAX: usize = 128;
+
+/// Binds `address`; port 0 takes a free one.
+///
+/// # Errors
+///
+/// Says which address, and when its port is in use.
+pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))
+}
+
+/// A service's HTTP server.
+pub struct Server {
+    pub listener: TcpListener,
+    pub metrics: Metrics,
+    pub health: Health,
+    /// Threads that serve requests.
+    pub workers: usize,
+    /// After this a request is answered 503, and its handler is dropped.
+    pub request_timeout: Duration,
+    /// Between `/readyz` failing and the end of accepting: until the load balancer has noticed.
+    pub drain_delay: Duration,
+}
+
+impl Server {
+    /// With as many workers as processors, and the usual limits.
+    #[must_use]
+    pub fn new(listener: TcpListener, metrics: Metrics, health: Health) -> Self {
+        Self {
+            listener,
+            metrics,
+            health,
+            workers: std::thread::available_parallelism().map_or(2, usize::from),
+            request_timeout: REQUEST_TIMEOUT,
+            drain_delay: Duration::ZERO,
+        }
+    }
+
+    /// Serves `routes`, which is called once a worker, and what every service has, until `shutdown`; then
+    /// ends what was accepted.
+    ///
+    /// # Errors
+    ///
+    /// When the listener fails.
+    pub async fn run(
+        self,
+        shutdown: CancellationToken,
+        routes: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
+    ) -> anyhow::Result<()> {
+        let Self { listener, metrics, health, workers, request_timeout, drain_delay } = self;
+        let common = Common { metrics, health: health.clone(), request_timeout };
+        let server = HttpServer::new(move || app(&common, routes.clone()))
+            .workers(workers)
+            .keep_alive(KEEP_ALIVE)
+            .client_request_timeout(HEAD_TIMEOUT)
+            .tcp_nodelay(true)
+            .disable_signals()
+            .shutdown_timeout(STOP_LIMIT_SECS)
+            .listen(listener)
+            .context("cannot serve HTTP")?
+            .run();
+        let handle = server.handle();
+        let stop = async {
+            shutdown.cancelled().await;
+            health.drain();
+            tokio::time::sleep(drain_delay).await;
+            handle.stop(true).await;
+        };
+        tokio::pin!(server);
+        let served = tokio::select! {
+            served = &mut server => served,
+            () = stop => server.await,
+        };
+        served.context("the HTTP server failed")?;
+        anyhow::ensure!(shutdown.is_cancelled(), "the HTTP server ended without being asked to");
+        Ok(())
+    }
+}
+
+/// What the routes and middleware of all workers share.
+#[derive(Clone)]
+struct Common {
+    metrics: Metrics,
+    health: Health,
+    request_timeout: Duration,
+}
+
+fn app<R: Fn(&mut web::ServiceConfig)>(
+    common: &Common,
+    routes: R,
+) -> App<
+    impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse, Error = Error, InitError = ()>
+    + use<R>,
+> {
+    let limit = common.request_timeout;
+    let metrics = common.metrics.clone();
+    App::new()
+        .app_data(Data::new(common.clone()))
+        .configure(routes)
+        .service(web::resource("/livez").get(livez))
+        .service(web::resource("/readyz").get(readyz))
+        .service(web::resource("/metrics").get(render_metrics))
+        .default_service(web::to(unknown_route))
+        .wrap(from_fn(move |req, next| limited(limit, req, next)))
+        .wrap(from_fn(move |req, next| observed(metrics.clone(), req, next)))
+}
+
+async fn livez() -> HttpResponse {
+    HttpResponse::Ok().json(serde_json::json!({"status": "alive"}))
+}
+
+async fn readyz(common: Data<Common>) -> Result<HttpResponse, Problem> {
+    common.health.ready().await.map_err(Problem::unavailable)?;
+    Ok(HttpResponse::Ok().json(serde_json::json!({"status": "ready"})))
+}
+
+async fn render_metrics(common: Data<Common>) -> HttpResponse {
+    HttpResponse::Ok().content_type(prometheus::TEXT_FORMAT).body(common.metrics.render())
+}
+
+async fn unknown_route() -> Result<HttpResponse, Problem> {
+    Err(Problem::not_found("there is no such resource"))
+}
+
+/// Answers 503 when the handler takes longer than `limit`.
+async fn limited(
+    limit: Duration,
+    req: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse, Error> {
+    match tokio::time::timeout(limit, next.call(req)).await {
+        Ok(response) => response.map(ServiceResponse::map_into_boxed_body),
+        Err(_) => {
+            tracing::warn!(limit_ms = limit.as_millis(), "request took too long");
+            Err(Problem::unavailable(format!("no answer within {limit:?}; it may still take effect")).into())
+        }
+    }
+}
+
+/// Around everything: the request's span, its id, its metric, and every error as a problem.
+async fn observed(
+    metrics: Metrics,
+    mut req: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse, Error> {
+    let start = Instant::now();
+    let method = req.method().clone();
+    let route = req.match_pattern();
+    let request_id = request_id(req.headers());
+    // The handler, and the gateway's upstream, see the same id.
+    req.headers_mut().insert(X_REQUEST_ID, request_id.clone());
+    let span = span(&req, route.as_deref(), &request_id);
+
+    let mut outcome = explained(next.call(req).instrument(span.clone()).await);
+
+    let response = match &mut outcome {
+        Ok(response) => response.response_mut(),
+        Err((_, response)) => response,
+    };
+    response.headers_mut().insert(X_REQUEST_ID, request_id);
+    let status = response.status();
+    let took = start.elapsed();
+    metrics.observe_request(&method, route.as_deref(), status, took);
+    span.record("http.response.status_code", status.as_u16());
+    if status.is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
+    tracing::debug!(parent: &span, status = status.as_u16(), took_ms = took.as_millis(), "answered");
+    outcome.map_err(|(error, response)| InternalError::from_response(error, response).into())
+}
+
+/// Makes problems of the errors that actix answers by itself: bad paths and queries, methods, payloads.
+fn explained(outcome: Result<ServiceResponse, Error>) -> Result<ServiceResponse, (Error, HttpResponse)> {
+    match outcome {
+        Ok(response) => {
+            let problem = explanation(response.response());
+            Ok(match problem {
+                Some(problem) => response.into_response(problem.error_response()),
+                None => response,
+            })
+        }
+        Err(error) => {
+            let response = error.error_response();
+            let response = explanation(&response).map_or(response, |problem| problem.error_response());
+            Err((error, response))
+        }
+    }
+}
+
+/// The problem for an error answer that isn't one yet.
+fn explanation(response: &HttpResponse) -> Option<Problem> {
+    let status = response.status();
+    let is_error = status.is_client_error() || status.is_server_error();
+    let explained = response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value == PROBLEM_JSON);
+    if !is_error || explained {
+        return None;
+    }
+    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+    let problem = match header(header::ALLOW) {
+        Some(allow) => Problem::method_not_allowed(allow),
+        None => {
+            let detail = response.error().map(ToString::to_string).unwrap_or_default();
+            Problem::for_status(status, detail)
+        }
+    };
+    Some(match header(header::RETRY_AFTER) {
+        Some(seconds) => problem.with_header(header::RETRY_AFTER, seconds),
+        None => problem,
+    })
+}
+
+/// The client's request id if it is fit for logs, else a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let fit = |value: &&HeaderValue| {
+        (1..=REQUEST_ID_MAX).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    headers.get(X_REQUEST_ID).filter(fit).cloned().unwrap_or_else(|| {
+        HeaderValue::from_str(&Uuid::now_v7().to_string()).expect("a UUID is a valid header value")
+    })
+}
+
+/// The request's span, a child of the client's. Probes and scrapes have none: they would be most of a trace store.
+fn span(req: &ServiceRequest, route: Option<&str>, request_id: &HeaderValue) -> Span {
+    if matches!(req.path(), "/livez" | "/readyz" | "/metrics") {
+        return Span::none();
+    }
+    let method = req.method();
+    let span = tracing::info_span!(
+        "request",
+        otel.name = format!("{method} {}", route.unwrap_or_default()).trim_end(),
+        otel.kind = "server",
+        otel.status_code = field::Empty,
+        http.request.method = %method,
+        http.route = route,
+        http.response.status_code = field::Empty,
+        url.path = req.path(),
+        request.id = request_id.to_str().unwrap_or_default(),
+        trace.id = field::Empty,
+    );
+    let parent = req.headers().get(TRACEPARENT).and_then(|value| TraceParent::parse(value.to_str().ok()?));
+    if let Some(parent) = parent {
+        trace::set_parent(&span, &parent);
+    }
+    if let Some(own) = trace::of_span(&span) {
+        span.record("trace.id", own.trace_id());
+    }
+    span
+}

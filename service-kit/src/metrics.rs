@@ -1,0 +1,107 @@
+//! One Prometheus registry per application, so that five can live in one process.
+
+use std::time::Duration;
+
+use actix_web::http::{Method, StatusCode};
+use prometheus::{HistogramOpts, HistogramVec, Registry, TextEncoder};
+
+/// Upper bounds in seconds: from a read of one row to the request limit and a bit over.
+const DURATION_BUCKETS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5, 11.0];
+
+/// The registry, and what the HTTP server itself measures.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Registry,
+    requests: HistogramVec,
+}
+
+impl Metrics {
+    #[must_use]
+    pub fn new() -> Self {
+        let options = HistogramOpts::new(
+            "http_server_request_duration_seconds",
+            "Duration of HTTP requests, by the route that matched and the status of the answer",
+        )
+        .buckets(DURATION_BUCKETS.to_vec());
+        let labels = ["http_request_method", "http_route", "http_response_status_code"];
+        let requests =
+            HistogramVec::new(options, &labels).expect("the metric's name and labels are constants");
+        let registry = Registry::new();
+        registry.register(Box::new(requests.clone())).expect("the registry is empty");
+        Self { registry, requests }
+    }
+
+    /// For the service's own metrics.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// `route` is the matched pattern, `None` when there was none: never the raw path, which clients choose.
+    pub fn observe_request(&self, method: &Method, route: Option<&str>, status: StatusCode, took: Duration) {
+        let labels = [method_label(method), route.unwrap_or("unmatched"), status.as_str()];
+        self.requests.with_label_values(&labels).observe(took.as_secs_f64());
+    }
+
+    /// Everything in Prometheus' text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_else(|error| {
+            tracing::error!(%error, "metrics cannot be rendered");
+            String::new()
+        })
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Clients may invent methods; a metric's labels must stay few (OpenTelemetry's convention).
+fn method_label(method: &Method) -> &str {
+    match *method {
+        Method::GET
+        | Method::HEAD
+        | Method::POST
+        | Method::PUT
+        | Method::PATCH
+        | Method::DELETE
+        | Method::OPTIONS
+        | Method::TRACE
+        | Method::CONNECT => method.as_str(),
+        _ => "_OTHER",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renders_requests_by_route_and_status() {
+        let metrics = Metrics::new();
+        let took = Duration::from_millis(3);
+        metrics.observe_request(&Method::GET, Some("/movies/{id}"), StatusCode::OK, took);
+        metrics.observe_request(
+            &Method::from_bytes(b"BREW").unwrap(),
+            None,
+            StatusCode::NOT_FOUND,
+            Duration::from_secs(60),
+        );
+        let text = metrics.render();
+        let get = r#"http_server_request_duration_seconds_bucket{http_request_method="GET",http_response_status_code="200",http_route="/movies/{id}",le="0.005"} 1"#;
+        let brew = r#"http_server_request_duration_seconds_count{http_request_method="_OTHER",http_response_status_code="404",http_route="unmatched"} 1"#;
+        assert!(text.contains(get), "{text}");
+        assert!(text.contains(brew), "{text}");
+    }
+
+    #[test]
+    fn registries_are_apart() {
+        let (one, other) = (Metrics::new(), Metrics::new());
+        one.observe_request(&Method::GET, None, StatusCode::OK, Duration::ZERO);
+        assert!(!other.render().contains("GET"));
+    }
+}

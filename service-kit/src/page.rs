@@ -1,0 +1,287 @@
+//! Collections: query parameters, opaque cursors, and pages that link to the next one.
+
+use std::{collections::HashMap, fmt::Write as _};
+
+use actix_web::{HttpRequest, HttpResponse, http::header};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::{
+    fields::{Bounds, Number, uuid},
+    problem::Problem,
+};
+
+/// How many items a page has unless `limit` says otherwise.
+pub const LIMIT_DEFAULT: i64 = 50;
+
+/// The largest `limit`.
+pub const LIMIT_MAX: i64 = 200;
+
+/// Where a page ended: the `seq` of its last row. Opaque to clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor(pub i64);
+
+impl Cursor {
+    /// URL-safe text that only `collection` takes back.
+    #[must_use]
+    pub fn encode(self, collection: &str) -> String {
+        URL_SAFE_NO_PAD.encode(format!("{collection}:{}", self.0))
+    }
+
+    /// # Errors
+    ///
+    /// 400 for what `collection` has not given out.
+    pub fn decode(collection: &str, s: &str) -> Result<Self, Problem> {
+        let decode = || {
+            let text = String::from_utf8(URL_SAFE_NO_PAD.decode(s).ok()?).ok()?;
+            let seq = text.strip_prefix(collection)?.strip_prefix(':')?.parse().ok()?;
+            // One text per place: no leading zeros or signs.
+            let cursor = Self(seq);
+            (cursor.encode(collection) == s).then_some(cursor)
+        };
+        decode()
+            .ok_or_else(|| Problem::bad_field("/cursor", "must be a cursor that this collection gave out"))
+    }
+}
+
+/// Which page is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageQuery {
+    /// Rows with a `seq` below this one; `None` for the first page.
+    pub cursor: Option<i64>,
+    /// 1 to [`LIMIT_MAX`]. Fetch one row more: it tells [`page`] whether there is another page.
+    pub limit: i64,
+}
+
+impl PageQuery {
+    /// # Errors
+    ///
+    /// 400 for a bad cursor or a limit that is no number, 422 for one that is out of bounds.
+    pub fn parse(collection: &str, cursor: Option<&str>, limit: Option<&str>) -> Result<Self, Problem> {
+        let cursor = cursor.map(|text| Cursor::decode(collection, text)).transpose()?.map(|cursor| cursor.0);
+        let limit = match limit {
+            None => LIMIT_DEFAULT,
+            Some(text) => {
+                let number = serde::Deserialize::deserialize(serde::de::value::StrDeserializer::<
+                    serde::de::value::Error,
+                >::new(text));
+                let number: Number =
+                    number.map_err(|error| Problem::bad_field("/limit", error.to_string()))?;
+                let mut bounds = Bounds::new();
+                let limit = bounds.number("/limit", number, 1, LIMIT_MAX);
+                bounds.check()?;
+                limit
+            }
+        };
+        Ok(Self { cursor, limit })
+    }
+}
+
+#[derive(Serialize)]
+struct Page<T> {
+    items: Vec<T>,
+    next: Option<String>,
+}
+
+/// `{"items", "next"}` and, if there is more, `Link: <…>; rel="next"`, which keeps the other query parameters.
+///
+/// `items` are up to `limit + 1` rows with their `seq`, in the collection's order; the extra one is not shown.
+pub fn page<T: Serialize>(
+    req: &HttpRequest,
+    collection: &str,
+    mut items: Vec<(i64, T)>,
+    query: &PageQuery,
+) -> HttpResponse {
+    let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let next = items.last().filter(|_| more).map(|(seq, _)| Cursor(*seq).encode(collection));
+    let mut response = HttpResponse::Ok();
+    response.insert_header((header::CACHE_CONTROL, "no-store"));
+    if let Some(next) = &next {
+        response.insert_header((header::LINK, format!("<{}>; rel=\"next\"", next_link(req, next))));
+    }
+    response.json(Page { items: items.into_iter().map(|(_, item)| item).collect(), next })
+}
+
+fn next_link(req: &HttpRequest, cursor: &str) -> String {
+    let kept = req
+        .query_string()
+        .split('&')
+        .filter(|pair| !pair.is_empty() && pair.split('=').next() != Some("cursor"))
+        .map(escape_target);
+    let parameters: Vec<_> = kept.chain([format!("cursor={cursor}")]).collect();
+    format!("{}?{}", escape_target(req.path()), parameters.join("&"))
+}
+
+/// What may not stand inside `<…>` of a Link header.
+fn escape_target(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut escaped, byte| {
+        match byte {
+            b'!' | b'#'..=b';' | b'=' | b'?'..=b'[' | b']' | b'_' | b'a'..=b'z' | b'~' => {
+                escaped.push(char::from(byte));
+            }
+            _ => write!(escaped, "%{byte:02X}").expect("a String takes all"),
+        }
+        escaped
+    })
+}
+
+/// The query parameters, decoded.
+///
+/// # Errors
+///
+/// 400 that names the parameter: unknown, repeated, or badly encoded ones, and NUL.
+pub fn query(req: &HttpRequest, known: &[&str]) -> Result<HashMap<String, String>, Problem> {
+    let mut parameters = HashMap::new();
+    for pair in req.query_string().split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let name = decode(name)
+            .map_err(|detail| Problem::bad_field("/", format!("a query parameter's name {detail}")))?;
+        if !known.contains(&name.as_str()) {
+            let allowed = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(Problem::bad_field(
+                format!("/{name}"),
+                format!("is no query parameter here; there are: {allowed}"),
+            ));
+        }
+        let value = decode(value).map_err(|detail| Problem::bad_field(format!("/{name}"), detail))?;
+        if parameters.contains_key(&name) {
+            return Err(Problem::bad_field(format!("/{name}"), "must stand only once"));
+        }
+        parameters.insert(name, value);
+    }
+    Ok(parameters)
+}
+
+fn decode(text: &str) -> Result<String, &'static str> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes().iter().copied();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let mut digit = || rest.next().and_then(|byte| char::from(byte).to_digit(16));
+                let (Some(high), Some(low)) = (digit(), digit()) else {
+                    return Err("must be percent-encoded");
+                };
+                u8::try_from(high * 16 + low).expect("two hexadecimal digits are a byte")
+            }
+            byte => byte,
+        });
+    }
+    if bytes.contains(&0) {
+        return Err("must not contain NUL");
+    }
+    String::from_utf8(bytes).map_err(|_| "must be UTF-8")
+}
+
+/// The id in the path's `{name}`.
+///
+/// # Errors
+///
+/// 400 `/id must be a UUID`.
+pub fn path_id(req: &HttpRequest, name: &str) -> Result<Uuid, Problem> {
+    uuid(req.match_info().query(name)).ok_or_else(|| Problem::bad_field(format!("/{name}"), "must be a UUID"))
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::{body::to_bytes, test::TestRequest};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    async fn shown(uri: &str, rows: i64, limit: i64) -> (Option<String>, Value) {
+        let request = TestRequest::with_uri(uri).to_http_request();
+        let items = (0..rows).map(|n| (1000 - n, n)).collect();
+        let response = page(&request, "movie", items, &PageQuery { cursor: None, limit });
+        let link = response.headers().get("link").map(|link| link.to_str().unwrap().to_owned());
+        let body = to_bytes(response.into_body()).await.unwrap();
+        (link, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[test]
+    fn cursors_belong_to_one_collection() {
+        for seq in [0, 1, i64::MAX] {
+            let text = Cursor(seq).encode("movie");
+            assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)));
+            assert_eq!(Cursor::decode("movie", &text).unwrap(), Cursor(seq));
+            assert_eq!(Cursor::decode("mov", &text).unwrap_err().status(), 400);
+        }
+        for text in ["", "x", "%00", "bW92aWU6", &URL_SAFE_NO_PAD.encode("movie:+1"), &"A".repeat(60_000)] {
+            let problem = Cursor::decode("movie", text).unwrap_err();
+            assert_eq!((problem.status().as_u16(), problem.errors()[0].pointer.as_str()), (400, "/cursor"));
+        }
+    }
+
+    #[test]
+    fn limits_are_bound() {
+        let parse = |limit| PageQuery::parse("movie", None, limit).map(|query| query.limit);
+        assert_eq!(parse(None).unwrap(), 50);
+        assert_eq!(parse(Some("1")).unwrap(), 1);
+        assert_eq!(parse(Some("200")).unwrap(), 200);
+        for (text, status) in
+            [("0", 422), ("201", 422), ("-1", 422), ("99999999999999999999", 422), ("", 400), ("ten", 400)]
+        {
+            let problem = parse(Some(text)).unwrap_err();
+            assert_eq!((problem.status().as_u16(), problem.errors()[0].pointer.as_str()), (status, "/limit"));
+        }
+    }
+
+    #[actix_web::test]
+    async fn a_full_page_links_to_the_next() {
+        let (link, body) = shown("/movies?q=a%20b&cursor=old&limit=2", 3, 2).await;
+        let next = Cursor(999).encode("movie");
+        assert_eq!(body, json!({"items": [0, 1], "next": next}));
+        assert_eq!(link.unwrap(), format!("</movies?q=a%20b&limit=2&cursor={next}>; rel=\"next\""));
+    }
+
+    #[actix_web::test]
+    async fn the_last_page_links_nowhere() {
+        for rows in [0, 1, 2] {
+            let (link, body) = shown("/movies?limit=2", rows, 2).await;
+            assert_eq!((link, &body["next"]), (None, &Value::Null));
+            assert_eq!(body["items"].as_array().unwrap().len() as i64, rows);
+        }
+    }
+
+    #[test]
+    fn queries_are_decoded() {
+        let request = TestRequest::with_uri("/?userId=a+b%2Bc%C3%BC&limit=2&&cursor=").to_http_request();
+        let parameters = query(&request, &["userId", "limit", "cursor"]).unwrap();
+        assert_eq!(parameters["userId"], "a b+cü");
+        assert_eq!((parameters["limit"].as_str(), parameters["cursor"].as_str()), ("2", ""));
+    }
+
+    #[test]
+    fn bad_queries_name_the_parameter() {
+        for (uri, pointer) in [
+            ("/?user=1", "/user"),
+            ("/?userId=1&userId=2", "/userId"),
+            ("/?userId=%", "/userId"),
+            ("/?userId=%f", "/userId"),
+            ("/?userId=%fg", "/userId"),
+            ("/?userId=%ff", "/userId"),
+            ("/?userId=a%00b", "/userId"),
+            ("/?%zz=1", "/"),
+        ] {
+            let problem = query(&TestRequest::with_uri(uri).to_http_request(), &["userId"]).unwrap_err();
+            assert_eq!(
+                (problem.status().as_u16(), problem.errors()[0].pointer.as_str()),
+                (400, pointer),
+                "{uri}"
+            );
+        }
+    }
+
+    #[test]
+    fn path_ids_are_uuids() {
+        let id = "0192f0c1-2345-7abc-8def-0123456789ab";
+        let request = TestRequest::default().param("id", id).to_http_request();
+        assert_eq!(path_id(&request, "id").unwrap().to_string(), id);
+        let request = TestRequest::default().param("id", "7").to_http_request();
+        assert_eq!(path_id(&request, "id").unwrap_err().detail(), "/id must be a UUID");
+    }
+}

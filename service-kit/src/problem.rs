@@ -1,0 +1,348 @@
+//! Every error answer: RFC 9457 `application/problem+json`.
+//!
+//! The `type`s are stable and part of the contract. A problem tells the client what to change; what went
+//! wrong inside belongs in the log, once, where it is handled.
+
+use std::fmt;
+
+use actix_web::{
+    HttpResponse, ResponseError,
+    http::{
+        StatusCode,
+        header::{self, HeaderName, HeaderValue},
+    },
+};
+use serde::Serialize;
+
+/// The media type.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// What `Retry-After` says with a 503, in seconds.
+const RETRY_AFTER_SECS: &str = "1";
+
+/// One field of a request that was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FieldError {
+    /// JSON pointer into the body (`/count`), or `/` and the parameter's name for a path or query.
+    pub pointer: String,
+    /// What it must be, with the bound: `must be between 1 and 100`.
+    pub detail: String,
+}
+
+impl FieldError {
+    pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { pointer: pointer.into(), detail: detail.into() }
+    }
+}
+
+/// An error answer; a handler returns it as its `Err`.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    status: StatusCode,
+    slug: &'static str,
+    title: &'static str,
+    detail: Option<String>,
+    errors: Vec<FieldError>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
+    errors: &'a [FieldError],
+}
+
+impl Problem {
+    /// A problem whose `type` is `/problems/<slug>`.
+    #[must_use]
+    pub fn new(
+        status: StatusCode,
+        slug: &'static str,
+        title: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
+        let detail = Some(detail.into()).filter(|text| !text.is_empty());
+        Self { status, slug, title, detail, errors: Vec::new(), headers: Vec::new() }
+    }
+
+    /// 400: cannot be parsed.
+    #[must_use]
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad-request", "The request cannot be understood", detail)
+    }
+
+    /// 400 on account of one field: missing, of the wrong type, not an id.
+    #[must_use]
+    pub fn bad_field(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        let error = FieldError::new(pointer, detail);
+        Self {
+            errors: vec![error.clone()],
+            ..Self::bad_request(format!("{} {}", error.pointer, error.detail))
+        }
+    }
+
+    /// 422: understood, but out of bounds.
+    #[must_use]
+    pub fn out_of_bounds(errors: Vec<FieldError>) -> Self {
+        let detail =
+            errors.iter().map(|error| format!("{} {}", error.pointer, error.detail)).collect::<Vec<_>>();
+        let status = StatusCode::UNPROCESSABLE_ENTITY;
+        Self { errors, ..Self::new(status, "out-of-bounds", "A field is out of bounds", detail.join("; ")) }
+    }
+
+    /// 404.
+    #[must_use]
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
+    }
+
+    /// 405; `allow` as in the header, such as `GET, POST`.
+    #[must_use]
+    pub fn method_not_allowed(allow: &str) -> Self {
+        let detail = if allow.is_empty() { String::new() } else { format!("this resource takes {allow}") };
+        let problem = Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method-not-allowed",
+            "The resource does not take this method",
+            detail,
+        );
+        problem.with_header(header::ALLOW, allow)
+    }
+
+    /// 408: the client was too slow to send its request.
+    #[must_use]
+    pub fn request_timeout(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "request-timeout",
+            "The request did not arrive in time",
+            detail,
+        )
+    }
+
+    /// 409.
+    #[must_use]
+    pub fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", "The request conflicts with what is there", detail)
+    }
+
+    /// 412.
+    #[must_use]
+    pub fn precondition_failed(detail: impl Into<String>) -> Self {
+        let status = StatusCode::PRECONDITION_FAILED;
+        Self::new(status, "precondition-failed", "The resource has changed since it was read", detail)
+    }
+
+    /// 413.
+    #[must_use]
+    pub fn payload_too_large(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "payload-too-large", "The body is too large", detail)
+    }
+
+    /// 415.
+    #[must_use]
+    pub fn unsupported_media_type(detail: impl Into<String>) -> Self {
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        Self::new(status, "unsupported-media-type", "The body's Content-Type is not supported", detail)
+    }
+
+    /// 428.
+    #[must_use]
+    pub fn precondition_required(detail: impl Into<String>) -> Self {
+        let status = StatusCode::PRECONDITION_REQUIRED;
+        Self::new(status, "precondition-required", "The request must be conditional", detail)
+    }
+
+    /// 500. What happened is in the log; none of it is told.
+    #[must_use]
+    pub fn internal() -> Self {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Self::new(status, "internal", "Something went wrong here", "the request id finds it in the log")
+    }
+
+    /// 502: an upstream's answer was broken.
+    #[must_use]
+    pub fn bad_gateway(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, "bad-gateway", "A service's answer was broken", detail)
+    }
+
+    /// 503 with `Retry-After`: overload, or something this service needs is away.
+    #[must_use]
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "unavailable", "Not available at the moment", detail)
+            .with_header(header::RETRY_AFTER, RETRY_AFTER_SECS)
+    }
+
+    /// 504: an upstream did not answer in time.
+    #[must_use]
+    pub fn gateway_timeout(detail: impl Into<String>) -> Self {
+        let status = StatusCode::GATEWAY_TIMEOUT;
+        Self::new(status, "gateway-timeout", "A service did not answer in time", detail)
+    }
+
+    /// The problem for a status that something else chose, such as actix or an HTTP parser.
+    #[must_use]
+    pub fn for_status(status: StatusCode, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        match status.as_u16() {
+            400 => Self::bad_request(detail),
+            404 => Self::not_found(detail),
+            405 => {
+                Self { detail: Some(detail).filter(|text| !text.is_empty()), ..Self::method_not_allowed("") }
+            }
+            408 => Self::request_timeout(detail),
+            409 => Self::conflict(detail),
+            412 => Self::precondition_failed(detail),
+            413 => Self::payload_too_large(detail),
+            415 => Self::unsupported_media_type(detail),
+            428 => Self::precondition_required(detail),
+            431 => {
+                Self::new(status, "headers-too-large", "The request's header fields are too large", detail)
+            }
+            502 => Self::bad_gateway(detail),
+            503 => Self::unavailable(detail),
+            504 => Self::gateway_timeout(detail),
+            500..=599 => Self { status, ..Self::internal() },
+            _ => Self::new(
+                status,
+                "refused",
+                status.canonical_reason().unwrap_or("The request was refused"),
+                detail,
+            ),
+        }
+    }
+
+    /// Adds or replaces a header; a value that no header can hold is left out.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: &str) -> Self {
+        self.headers.retain(|(existing, _)| *existing != name);
+        if let Ok(value) = HeaderValue::from_str(value)
+            && !value.is_empty()
+        {
+            self.headers.push((name, value));
+        }
+        self
+    }
+
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The `detail`, empty when there is none.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        self.detail.as_deref().unwrap_or_default()
+    }
+
+    /// The fields refused.
+    #[must_use]
+    pub fn errors(&self) -> &[FieldError] {
+        &self.errors
+    }
+
+    /// The headers beside `Content-Type`.
+    pub fn headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        self.headers.iter().map(|(name, value)| (name, value))
+    }
+
+    /// The JSON text.
+    #[must_use]
+    pub fn body(&self) -> String {
+        let body = Body {
+            r#type: format!("/problems/{}", self.slug),
+            title: self.title,
+            status: self.status.as_u16(),
+            detail: self.detail.as_deref(),
+            errors: &self.errors,
+        };
+        serde_json::to_string(&body).expect("strings and numbers are always JSON")
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.status.as_u16(), self.title)?;
+        self.detail.iter().try_for_each(|detail| write!(f, ": {detail}"))
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status);
+        for header in self.headers() {
+            response.insert_header(header);
+        }
+        response.insert_header((header::CONTENT_TYPE, PROBLEM_JSON)).body(self.body())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::body::to_bytes;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    async fn shown(problem: &Problem) -> (u16, header::HeaderMap, Value) {
+        let response = problem.error_response();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = to_bytes(response.into_body()).await.unwrap();
+        (status, headers, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[actix_web::test]
+    async fn shows_the_fields_and_their_bounds() {
+        let errors = vec![
+            FieldError::new("/count", "must be between 1 and 100"),
+            FieldError::new("/userName", "must not be empty"),
+        ];
+        let (status, headers, body) = shown(&Problem::out_of_bounds(errors)).await;
+        assert_eq!(status, 422);
+        assert_eq!(headers.get("content-type").unwrap(), PROBLEM_JSON);
+        let expected = json!({
+            "type": "/problems/out-of-bounds",
+            "title": "A field is out of bounds",
+            "status": 422,
+            "detail": "/count must be between 1 and 100; /userName must not be empty",
+            "errors": [
+                {"pointer": "/count", "detail": "must be between 1 and 100"},
+                {"pointer": "/userName", "detail": "must not be empty"},
+            ],
+        });
+        assert_eq!(body, expected);
+    }
+
+    #[actix_web::test]
+    async fn carries_its_headers() {
+        let (status, headers, body) = shown(&Problem::method_not_allowed("GET, POST")).await;
+        assert_eq!((status, headers.get("allow").unwrap().to_str().unwrap()), (405, "GET, POST"));
+        assert_eq!(body["detail"], "this resource takes GET, POST");
+        let (status, headers, _) = shown(&Problem::unavailable("the database is away")).await;
+        assert_eq!((status, headers.get("retry-after").unwrap().to_str().unwrap()), (503, "1"));
+        let replaced = Problem::unavailable("").with_header(header::RETRY_AFTER, "7");
+        assert_eq!(shown(&replaced).await.1.get("retry-after").unwrap(), "7");
+    }
+
+    #[actix_web::test]
+    async fn every_status_has_its_problem() {
+        for status in (400..=599).filter_map(|code| StatusCode::from_u16(code).ok()) {
+            let (code, _, body) = shown(&Problem::for_status(status, "why")).await;
+            assert_eq!((code, &body["status"]), (status.as_u16(), &json!(status.as_u16())));
+            assert!(status.is_server_error() || body["detail"] == "why", "{status}");
+        }
+        assert!(!shown(&Problem::internal()).await.2.to_string().contains("why"));
+    }
+}

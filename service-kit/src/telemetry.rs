@@ -1,0 +1,149 @@
+//! Logs to stderr, spans to an OTLP collector.
+//!
+//! The OpenTelemetry layer is always there, with or without a collector, because events carry the ids of
+//! the spans that made them.
+
+use std::io::IsTerminal as _;
+
+use anyhow::Context as _;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _};
+use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{EnvFilter, Layer as _, filter::Targets, fmt, layer::SubscriberExt as _};
+
+use crate::config::{LogFormat, TelemetryConfig};
+
+/// What is logged unless `RUST_LOG` says otherwise. actix-http logs a client's malformed bytes as an error of
+/// ours; the client is told by its answer instead.
+const DEFAULT_LOG: &str = "info,actix_http::h1=off";
+
+/// Keeps the exporter; to be shut down last.
+#[must_use = "spans are lost unless it is shut down"]
+pub struct Telemetry {
+    provider: SdkTracerProvider,
+}
+
+/// Sets the process's subscriber. `service` is the resource's `service.name`.
+///
+/// # Errors
+///
+/// When a subscriber is set already, or the exporter can't be made.
+pub fn init(service: &'static str, config: &TelemetryConfig) -> anyhow::Result<Telemetry> {
+    let provider = provider(service, config)?;
+    let format = config
+        .log_format
+        .unwrap_or_else(|| if std::io::stderr().is_terminal() { LogFormat::Pretty } else { LogFormat::Json });
+    let log_filter = match std::env::var("RUST_LOG") {
+        Ok(text) if !text.is_empty() => {
+            EnvFilter::try_new(&text).with_context(|| format!("RUST_LOG={text} is not a log filter"))?
+        }
+        _ => EnvFilter::new(DEFAULT_LOG),
+    };
+    let logs = fmt::layer().with_writer(std::io::stderr);
+    let logs = match format {
+        LogFormat::Pretty => logs.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => logs.json().flatten_event(true).with_span_list(false).boxed(),
+    };
+    let spans =
+        tracing_opentelemetry::layer().with_tracer(provider.tracer("theater")).with_filter(span_filter());
+    let subscriber = tracing_subscriber::registry().with(spans).with(logs.with_filter(log_filter));
+    tracing::subscriber::set_global_default(subscriber).context("telemetry is set up already")?;
+    Ok(Telemetry { provider })
+}
+
+fn provider(service: &'static str, config: &TelemetryConfig) -> anyhow::Result<SdkTracerProvider> {
+    let resource = Resource::builder().with_service_name(service).build();
+    let mut builder = SdkTracerProvider::builder().with_resource(resource);
+    if let Some(endpoint) = &config.otel_exporter_otlp_endpoint {
+        let exporter = SpanExporter::builder()
+            .with_http()
+            .with_protocol(Protocol::HttpBinary)
+            .with_endpoint(format!("{endpoint}/v1/traces"))
+            .build()
+            .with_context(|| format!("cannot export traces to {endpoint}"))?;
+        builder = builder.with_batch_exporter(exporter);
+    }
+    Ok(builder.build())
+}
+
+/// Spans of ours only: the exporter's own HTTP client must not trace itself.
+fn span_filter() -> Targets {
+    [
+        "h2",
+        "hyper",
+        "hyper_util",
+        "reqwest",
+        "opentelemetry",
+        "opentelemetry_sdk",
+        "opentelemetry_otlp",
+        "tonic",
+    ]
+    .into_iter()
+    .fold(Targets::new().with_default(LevelFilter::INFO), |targets, name| {
+        targets.with_target(name, LevelFilter::OFF)
+    })
+}
+
+impl Telemetry {
+    /// Sends what is still in the batch. Blocks, at most 5 s; call it outside the runtime.
+    pub fn shutdown(self) {
+        if let Err(error) = self.provider.shutdown() {
+            tracing::warn!(error = %error, "not all spans were exported");
+        }
+    }
+}
+
+/// A subscriber with the OpenTelemetry layer alone, for tests of what depends on real span ids.
+#[cfg(test)]
+pub(crate) fn test_subscriber() -> impl tracing::Subscriber {
+    let provider = SdkTracerProvider::builder().build();
+    tracing_subscriber::registry().with(tracing_opentelemetry::layer().with_tracer(provider.tracer("test")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpListener,
+        thread,
+    };
+
+    use opentelemetry::trace::{Span as _, Tracer as _};
+
+    use super::*;
+
+    #[test]
+    fn without_an_endpoint_there_is_no_exporter() {
+        let provider = provider("test", &TelemetryConfig::default()).unwrap();
+        let mut span = provider.tracer("test").start("alone");
+        assert!(span.span_context().is_valid());
+        span.end();
+        provider.shutdown().unwrap();
+    }
+
+    #[test]
+    fn shutdown_sends_what_is_left_to_the_collector() {
+        let collector = TcpListener::bind("127.0.0.1:0").unwrap();
+        let config = TelemetryConfig {
+            otel_exporter_otlp_endpoint: Some(format!("http://{}", collector.local_addr().unwrap())),
+            log_format: None,
+        };
+        let received = thread::spawn(move || {
+            let (mut connection, _) = collector.accept().unwrap();
+            let mut received = Vec::new();
+            let mut chunk = [0; 4096];
+            while !received.windows(13).any(|window| window == b"the last span") {
+                let length = connection.read(&mut chunk).unwrap();
+                assert_ne!(length, 0, "the collector saw no span");
+                received.extend_from_slice(&chunk[..length]);
+            }
+            connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+            String::from_utf8_lossy(&received).into_owned()
+        });
+        let provider = provider("test", &config).unwrap();
+        provider.tracer("test").start("the last span").end();
+        Telemetry { provider }.shutdown();
+        assert!(received.join().unwrap().starts_with("POST /v1/traces HTTP/1.1"));
+    }
+}
