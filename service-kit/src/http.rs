@@ -5,13 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use actix_http::{HttpService, error::DispatchError};
+use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, fn_service, map_config};
 use actix_web::{
-    App, Error, HttpResponse, HttpServer, ResponseError as _,
+    App, Error, HttpResponse, ResponseError as _,
     body::{BoxBody, MessageBody},
-    dev::{ServiceFactory, ServiceRequest, ServiceResponse},
+    dev::{AppConfig, ServiceFactory, ServiceRequest, ServiceResponse},
     error::InternalError,
     http::header::{self, HeaderMap, HeaderName, HeaderValue},
     middleware::{Next, from_fn},
+    rt::net::TcpStream,
     web::{self, Data},
 };
 use anyhow::Context as _;
@@ -24,6 +27,7 @@ use crate::{
     metrics::Metrics,
     problem::{PROBLEM_JSON, Problem},
     trace::{self, TRACEPARENT, TraceParent},
+    wire::Wire,
 };
 
 /// Names one request in logs and answers; kept from hop to hop.
@@ -32,12 +36,15 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How long a request may take, unless its route says otherwise.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a client may take to send a request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client may take to send a connection's first request's head.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longer than awc keeps an idle connection (15 s), so that it is never we who close one that the gateway is
 /// about to use: that shows as stray 502s.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// How long a connection whose request was refused unread stays open for the client to read why.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long requests that were accepted may take to end after the server has stopped accepting.
 const STOP_LIMIT_SECS: u64 = 10;
@@ -63,6 +70,8 @@ pub struct Server {
     pub workers: usize,
     /// After this a request is answered 503, and its handler is dropped.
     pub request_timeout: Duration,
+    /// After this a connection that has sent no whole head is answered 408.
+    pub head_timeout: Duration,
     /// Between `/readyz` failing and the end of accepting: until the load balancer has noticed.
     pub drain_delay: Duration,
 }
@@ -77,6 +86,7 @@ impl Server {
             health,
             workers: std::thread::available_parallelism().map_or(2, usize::from),
             request_timeout: REQUEST_TIMEOUT,
+            head_timeout: HEAD_TIMEOUT,
             drain_delay: Duration::ZERO,
         }
     }
@@ -92,18 +102,9 @@ impl Server {
         shutdown: CancellationToken,
         routes: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
     ) -> anyhow::Result<()> {
-        let Self { listener, metrics, health, workers, request_timeout, drain_delay } = self;
-        let common = Common { metrics, health: health.clone(), request_timeout };
-        let server = HttpServer::new(move || app(&common, routes.clone()))
-            .workers(workers)
-            .keep_alive(KEEP_ALIVE)
-            .client_request_timeout(HEAD_TIMEOUT)
-            .tcp_nodelay(true)
-            .disable_signals()
-            .shutdown_timeout(STOP_LIMIT_SECS)
-            .listen(listener)
-            .context("cannot serve HTTP")?
-            .run();
+        let Self { listener, metrics, health, workers, request_timeout, head_timeout, drain_delay } = self;
+        let common = Common { metrics, health: health.clone(), request_timeout, head_timeout };
+        let server = serve(listener, workers, common, routes).context("cannot serve HTTP")?;
         let handle = server.handle();
         let stop = async {
             shutdown.cancelled().await;
@@ -122,12 +123,50 @@ impl Server {
     }
 }
 
+/// As `actix_web::HttpServer` does it, which takes no connections but bare ones: ours go through [`Wire`].
+fn serve(
+    listener: TcpListener,
+    workers: usize,
+    common: Common,
+    routes: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
+) -> std::io::Result<actix_server::Server> {
+    let builder = actix_server::Server::build();
+    let draining = builder.graceful_shutdown_signal();
+    let server = builder.workers(workers).disable_signals().shutdown_timeout(STOP_LIMIT_SECS).listen(
+        "http",
+        listener,
+        move || {
+            let draining = draining.clone();
+            let app = app(&common, routes.clone()).into_factory().map_err(|error| error.error_response());
+            let service = HttpService::build()
+                // Closes idle connections as soon as the drain begins; a stop would wait for them otherwise.
+                .graceful_shutdown_signal(move || {
+                    let draining = draining.clone();
+                    async move { draining.notified().await }
+                })
+                .keep_alive(KEEP_ALIVE)
+                .client_request_timeout(common.head_timeout)
+                .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+                .h1(map_config(app, |()| AppConfig::default()));
+            fn_service(async |io: TcpStream| {
+                // Answers are small and written at once: waiting for more to send only delays them.
+                io.set_nodelay(true)?;
+                let peer = io.peer_addr().ok();
+                Ok::<_, DispatchError>((Wire::new(io), peer))
+            })
+            .and_then(service)
+        },
+    )?;
+    Ok(server.run())
+}
+
 /// What the routes and middleware of all workers share.
 #[derive(Clone)]
 struct Common {
     metrics: Metrics,
     health: Health,
     request_timeout: Duration,
+    head_timeout: Duration,
 }
 
 fn app<R: Fn(&mut web::ServiceConfig)>(
@@ -196,38 +235,40 @@ async fn observed(
     req.headers_mut().insert(X_REQUEST_ID, request_id.clone());
     let span = span(&req, route.as_deref(), &request_id);
 
-    let mut outcome = explained(next.call(req).instrument(span.clone()).await);
-
-    let response = match &mut outcome {
-        Ok(response) => response.response_mut(),
-        Err((_, response)) => response,
-    };
-    response.headers_mut().insert(X_REQUEST_ID, request_id);
-    let status = response.status();
-    let took = start.elapsed();
-    metrics.observe_request(&method, route.as_deref(), status, took);
-    span.record("http.response.status_code", status.as_u16());
-    if status.is_server_error() {
-        span.record("otel.status_code", "ERROR");
-    }
-    tracing::debug!(parent: &span, status = status.as_u16(), took_ms = took.as_millis(), "answered");
-    outcome.map_err(|(error, response)| InternalError::from_response(error, response).into())
+    let outcome = next.call(req).instrument(span.clone()).await;
+    explained(outcome, |response| {
+        response.headers_mut().insert(X_REQUEST_ID, request_id);
+        let (status, took) = (response.status(), start.elapsed());
+        metrics.observe_request(&method, route.as_deref(), status, took);
+        span.record("http.response.status_code", status.as_u16());
+        if status.is_server_error() {
+            span.record("otel.status_code", "ERROR");
+        }
+        tracing::debug!(parent: &span, status = status.as_u16(), took_ms = took.as_millis(), "answered");
+    })
 }
 
-/// Makes problems of the errors that actix answers by itself: bad paths and queries, methods, payloads.
-fn explained(outcome: Result<ServiceResponse, Error>) -> Result<ServiceResponse, (Error, HttpResponse)> {
+/// Makes problems of the errors that actix answers by itself (bad paths, methods, payloads), and shows each
+/// answer to `finish`.
+fn explained(
+    outcome: Result<ServiceResponse, Error>,
+    finish: impl FnOnce(&mut HttpResponse),
+) -> Result<ServiceResponse, Error> {
     match outcome {
-        Ok(response) => {
-            let problem = explanation(response.response());
-            Ok(match problem {
-                Some(problem) => response.into_response(problem.error_response()),
-                None => response,
-            })
+        Ok(mut response) => {
+            if let Some(problem) = explanation(response.response()) {
+                response = response.into_response(problem.error_response());
+            }
+            finish(response.response_mut());
+            Ok(response)
         }
         Err(error) => {
-            let response = error.error_response();
-            let response = explanation(&response).map_or(response, |problem| problem.error_response());
-            Err((error, response))
+            let mut response = error.error_response();
+            if let Some(problem) = explanation(&response) {
+                response = problem.error_response();
+            }
+            finish(&mut response);
+            Err(InternalError::from_response(error, response).into())
         }
     }
 }

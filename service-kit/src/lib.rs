@@ -9,7 +9,7 @@
 //! * [`problem`]: every error answer, RFC 9457
 //! * [`body`], [`fields`], [`page`]: a request's body, its fields and their bounds, collections
 //! * [`health`]: `/livez` and `/readyz`
-//! * [`http`]: the server around a service's routes
+//! * [`http`], `wire`: the server around a service's routes, down to the bytes that never reach one
 //! * [`shutdown`]: the signals that end a process, and the bound on its drain
 
 #[cfg(feature = "http")]
@@ -36,6 +36,8 @@ pub mod shutdown;
 pub mod telemetry;
 #[cfg(feature = "http")]
 pub mod trace;
+#[cfg(feature = "http")]
+mod wire;
 
 #[cfg(feature = "http")]
 pub use shutdown::main;

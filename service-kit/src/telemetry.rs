@@ -14,9 +14,9 @@ use tracing_subscriber::{EnvFilter, Layer as _, filter::Targets, fmt, layer::Sub
 
 use crate::config::{LogFormat, TelemetryConfig};
 
-/// What is logged unless `RUST_LOG` says otherwise. actix-http logs a client's malformed bytes as an error of
-/// ours; the client is told by its answer instead.
-const DEFAULT_LOG: &str = "info,actix_http::h1=off";
+/// What is logged unless `RUST_LOG` says otherwise. actix-server tells of each of its threads; actix-http calls a
+/// client's malformed bytes an error of ours, and the client is told by its answer instead.
+const DEFAULT_LOG: &str = "info,actix_server=warn,actix_http::h1=off";
 
 /// Keeps the exporter; to be shut down last.
 #[must_use = "spans are lost unless it is shut down"]

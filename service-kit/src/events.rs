@@ -1,0 +1,42 @@
+//! What a service that takes part in the saga stands on: state, outgoing events and the consumer's
+//! position change in one PostgreSQL transaction, or not at all.
+//!
+//! # Layout
+//!
+//! - [`config`]: the settings of database and Kafka.
+//! - [`database`]: the pool, migrations under a lock, the sessions' time limits.
+//! - [`fault`]: poison, passing faults and fatal ones, told apart in one place.
+//! - [`outbox`]: events that wait to be sent; [`relay`]: who sends them.
+//! - [`kafka`]: client settings, topics that are created when missing.
+//! - [`consumer`]: the receiving task; [`assignment`]: what a rebalance does; [`queue`]: the bounded
+//!   way from there to [`partition`], the task that applies a partition's records in batches.
+//! - [`record`], [`offset`], [`dead_letter`]: their parts.
+//! - [`foundation`]: what a service is built from, put together.
+//! - [`stages`]: running all of that until told to stop, and stopping it in order.
+
+pub mod assignment;
+pub mod config;
+pub mod consumer;
+pub mod database;
+pub mod dead_letter;
+pub mod fault;
+pub mod foundation;
+pub mod kafka;
+pub mod metrics;
+pub mod offset;
+pub mod outbox;
+pub mod partition;
+pub mod queue;
+pub mod record;
+pub mod relay;
+pub mod stages;
+
+pub use config::EventsConfig;
+pub use consumer::EventConsumer;
+pub use fault::Fault;
+pub use foundation::{Foundation, Needs};
+pub use outbox::Outbox;
+pub use partition::EventHandler;
+pub use record::Delivery;
+pub use relay::Relays;
+pub use stages::Stages;

@@ -1,0 +1,90 @@
+//! Poison, passing faults and fatal ones, told apart in one exhaustive match.
+//!
+//! - *Poison* belongs to the input: it would fail again however often it is tried. It is isolated and
+//!   becomes a dead letter.
+//! - *Passing* belongs to the surroundings: the same work is tried again, nothing moves until then.
+//! - *Fatal* is a bug or a broken installation: the process stops loudly.
+
+use thiserror::Error;
+use tracing::{error, warn};
+
+use crate::problem::Problem;
+
+/// Why a unit of work did not commit.
+#[derive(Debug, Error)]
+pub enum Fault {
+    #[error("poison: {0}")]
+    Poison(String),
+    #[error("passing: {0}")]
+    Passing(String),
+    /// The consumer's position is not where it was left: someone else moved it, or an earlier commit of
+    /// ours went through although its answer was lost.
+    #[error("the position was moved by another owner, or by a commit whose answer was lost")]
+    Fenced,
+    #[error("fatal: {0}")]
+    Fatal(String),
+}
+
+impl From<sqlx::Error> for Fault {
+    fn from(error: sqlx::Error) -> Self {
+        use sqlx::Error as E;
+        match &error {
+            E::Database(database) => match database.code() {
+                Some(code) => by_sqlstate(&code, &error),
+                None => Self::Fatal(error.to_string()),
+            },
+            E::Io(_) | E::Tls(_) | E::PoolTimedOut | E::WorkerCrashed => Self::Passing(error.to_string()),
+            // A connection cut in the middle of a message reads as a violation of the protocol.
+            E::Protocol(_) => Self::Passing(error.to_string()),
+            // PoolClosed is a stop in the middle of work; the rest is a statement that doesn't fit its
+            // table.
+            _ => Self::Fatal(error.to_string()),
+        }
+    }
+}
+
+/// How a fault is answered over HTTP, and the one place where it is logged.
+impl From<Fault> for Problem {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Passing(reason) => {
+                warn!(reason, "the database is away");
+                Self::unavailable("the database can't be reached now; repeat the call")
+            }
+            fault => {
+                error!(%fault, "a request failed");
+                Self::internal()
+            }
+        }
+    }
+}
+
+fn by_sqlstate(code: &str, error: &sqlx::Error) -> Fault {
+    match (code.get(..2).unwrap_or(code), code) {
+        ("22" | "23", _) => Fault::Poison(error.to_string()),
+        ("08" | "40" | "53" | "55" | "57", _) => Fault::Passing(error.to_string()),
+        // A transaction that idled too long because this process was frozen, and a server that is
+        // read-only because it was just demoted.
+        (_, "25P03" | "25006") => Fault::Passing(error.to_string()),
+        _ => Fault::Fatal(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sqlstates_are_told_apart() {
+        let error = || sqlx::Error::RowNotFound;
+        for poison in ["22003", "22021", "23505", "23514"] {
+            assert!(matches!(by_sqlstate(poison, &error()), Fault::Poison(_)), "{poison}");
+        }
+        for passing in ["08006", "40001", "40P01", "53300", "55P03", "57014", "57P01", "25P03", "25006"] {
+            assert!(matches!(by_sqlstate(passing, &error()), Fault::Passing(_)), "{passing}");
+        }
+        for fatal in ["25P02", "28P01", "42P01", "42601", "XX000", "3D000"] {
+            assert!(matches!(by_sqlstate(fatal, &error()), Fault::Fatal(_)), "{fatal}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What the runtime counts: outbox, batches, lag, dead letters. Counted per batch, never per event.
+
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    exponential_buckets,
+};
+
+/// The runtime's metrics, one set per service.
+#[derive(Clone, Debug)]
+pub struct EventMetrics {
+    pub outbox_backlog: IntGauge,
+    pub outbox_age_seconds: Gauge,
+    pub outbox_sent: IntCounter,
+    pub outbox_send_failures: IntCounter,
+    pub batch_records: Histogram,
+    pub batch_seconds: Histogram,
+    pub batch_retries: IntCounter,
+    pub lag: IntGaugeVec,
+    pub held: IntGaugeVec,
+    pub dead_letters: IntCounterVec,
+    pub unknown_types: IntCounterVec,
+    pub fenced: IntCounter,
+}
+
+impl EventMetrics {
+    /// Registers them.
+    ///
+    /// # Errors
+    /// A name that is taken.
+    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let metrics = Self {
+            outbox_backlog: IntGauge::new("outbox_backlog_events", "Events that wait in the outbox")?,
+            outbox_age_seconds: Gauge::new("outbox_age_seconds", "Age of the oldest event in the outbox")?,
+            outbox_sent: IntCounter::new("outbox_sent_events_total", "Events that Kafka acknowledged")?,
+            outbox_send_failures: IntCounter::new("outbox_send_failures_total", "Batches to send again")?,
+            batch_records: Histogram::with_opts(
+                HistogramOpts::new("consumer_batch_records", "Records applied in one transaction")
+                    .buckets(exponential_buckets(1.0, 2.0, 10)?),
+            )?,
+            batch_seconds: Histogram::with_opts(
+                HistogramOpts::new("consumer_batch_duration_seconds", "Duration of one such transaction")
+                    .buckets(exponential_buckets(0.001, 2.0, 13)?),
+            )?,
+            batch_retries: IntCounter::new(
+                "consumer_batch_retries_total",
+                "Transactions tried again after a passing fault",
+            )?,
+            lag: IntGaugeVec::new(
+                Opts::new("consumer_lag_records", "Records of the log that are not applied yet"),
+                &["topic", "partition"],
+            )?,
+            held: IntGaugeVec::new(
+                Opts::new(
+                    "consumer_partition_held",
+                    "1 while a partition is held because its log was truncated or made anew",
+                ),
+                &["topic", "partition"],
+            )?,
+            dead_letters: IntCounterVec::new(
+                Opts::new("dead_letters_total", "Records that became dead letters"),
+                &["topic"],
+            )?,
+            unknown_types: IntCounterVec::new(
+                Opts::new("consumer_unknown_events_total", "Records skipped for their unknown type"),
+                &["topic"],
+            )?,
+            fenced: IntCounter::new(
+                "consumer_fenced_total",
+                "Batches forgotten because the position had moved elsewhere",
+            )?,
+        };
+        metrics.register(registry)?;
+        Ok(metrics)
+    }
+
+    fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        registry.register(Box::new(self.outbox_backlog.clone()))?;
+        registry.register(Box::new(self.outbox_age_seconds.clone()))?;
+        registry.register(Box::new(self.outbox_sent.clone()))?;
+        registry.register(Box::new(self.outbox_send_failures.clone()))?;
+        registry.register(Box::new(self.batch_records.clone()))?;
+        registry.register(Box::new(self.batch_seconds.clone()))?;
+        registry.register(Box::new(self.batch_retries.clone()))?;
+        registry.register(Box::new(self.lag.clone()))?;
+        registry.register(Box::new(self.held.clone()))?;
+        registry.register(Box::new(self.dead_letters.clone()))?;
+        registry.register(Box::new(self.unknown_types.clone()))?;
+        registry.register(Box::new(self.fenced.clone()))
+    }
+}

@@ -1,0 +1,434 @@
+//! A partition's own task: applies what its queue holds, in batches, each in one transaction with the
+//! position.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use shared_events::Malformed;
+use sqlx::{PgConnection, PgPool};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{Instrument, error, info_span, warn};
+
+use super::assignment::{Assigned, start_offset};
+use super::database;
+use super::dead_letter;
+use super::fault::Fault;
+use super::metrics::EventMetrics;
+use super::offset::{self, Position};
+use super::outbox::{self, Outbox};
+use super::queue::{Queue, Taken};
+use super::record::{Content, Delivery, Record};
+use crate::trace;
+
+/// Records that one transaction takes at most. Larger ones gain little and hold locks longer.
+const BATCH_RECORDS: usize = 500;
+
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// How often a held partition says so.
+const HELD_REMINDER: Duration = Duration::from_secs(60);
+
+/// What a service does with the events of its topic.
+pub trait EventHandler: Send + Sync + 'static {
+    /// What is done once the transaction has committed.
+    type Effects: Send;
+
+    /// Loads, folds and saves, in the transaction of `connection`. It is called again with the same
+    /// deliveries, or a part of them, whenever the transaction didn't commit.
+    fn apply(
+        &self,
+        connection: &mut PgConnection,
+        deliveries: &[&Delivery],
+    ) -> impl Future<Output = Result<Self::Effects, Fault>> + Send;
+
+    fn committed(&self, effects: Self::Effects);
+}
+
+/// What a partition's task asks of the receiving task, which alone touches the consumer.
+#[derive(Debug)]
+pub enum Request {
+    /// Go there and forget what was received before. Answers whether the partition is still there.
+    Seek { partition: i32, queue: Arc<Queue>, to: rdkafka::Offset, done: oneshot::Sender<bool> },
+    /// The first offset in the log, and the one after the last.
+    Watermarks { partition: i32, answer: oneshot::Sender<Option<(i64, i64)>> },
+    /// Fetch nothing more of this partition.
+    Pause { partition: i32 },
+}
+
+/// What all partitions of a consumer share.
+pub struct Shared<H> {
+    pub consumer: &'static str,
+    pub topic: String,
+    pub dead_letters: String,
+    pub pool: PgPool,
+    pub outbox: Outbox,
+    pub metrics: EventMetrics,
+    pub handler: H,
+}
+
+struct Item {
+    record: Record,
+    content: Result<Content, Malformed>,
+}
+
+/// Why the task goes on elsewhere.
+enum Interrupted {
+    /// The position moved: find it again.
+    Fenced,
+    /// The partition belongs to someone else.
+    Closed,
+    Fatal(anyhow::Error),
+}
+
+pub struct Partition<H> {
+    shared: Arc<Shared<H>>,
+    partition: i32,
+    queue: Arc<Queue>,
+    requests: mpsc::Sender<Request>,
+    hint: Arc<AtomicI64>,
+    /// The stored position as last written or read; never taken from a record.
+    next: i64,
+    /// What the record before `next` must be, until it was seen.
+    verify: Option<String>,
+    known: bool,
+}
+
+impl<H: EventHandler> Partition<H> {
+    pub fn new(
+        shared: Arc<Shared<H>>,
+        assigned: Assigned,
+        hint: Arc<AtomicI64>,
+        requests: mpsc::Sender<Request>,
+    ) -> Self {
+        let known = assigned.position.is_some();
+        let position = assigned.position.unwrap_or(Position { next: 0, last_record: None });
+        Self {
+            shared,
+            partition: assigned.partition,
+            queue: assigned.queue,
+            requests,
+            hint,
+            next: position.next,
+            verify: position.last_record,
+            known,
+        }
+    }
+
+    /// Applies the partition's records until it is revoked.
+    ///
+    /// # Errors
+    /// A fatal fault: the process is to stop.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        if !self.known && !self.find_position(true).await? {
+            return Ok(());
+        }
+        loop {
+            let records = match self.queue.take(BATCH_RECORDS).await {
+                Taken::Closed => return Ok(()),
+                Taken::OutOfRange => {
+                    self.look_at_range().await?;
+                    continue;
+                }
+                Taken::Records(records) => records,
+            };
+            match self.accept(records).await {
+                Ok(()) => {}
+                Err(Interrupted::Closed) => return Ok(()),
+                Err(Interrupted::Fatal(error)) => return Err(error),
+                Err(Interrupted::Fenced) => {
+                    self.shared.metrics.fenced.inc();
+                    warn!(
+                        kafka.topic = self.shared.topic,
+                        kafka.partition = self.partition,
+                        next = self.next,
+                        "the position moved: reading it again"
+                    );
+                    if !self.find_position(false).await? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn accept(&mut self, records: Vec<Record>) -> Result<(), Interrupted> {
+        let mut items = Vec::with_capacity(records.len());
+        for record in records {
+            if let Some(expected) = &self.verify {
+                if record.offset < self.next - 1 {
+                    continue;
+                }
+                let found = record.identity();
+                if record.offset != self.next - 1 || found != *expected {
+                    let what = format!("offset {} holds {found} instead of {expected}", record.offset);
+                    return Err(self.hold(&what).await);
+                }
+                self.verify = None;
+                continue;
+            }
+            // What was applied before a seek may come again.
+            if record.offset >= self.next {
+                let content = record.decode(&self.shared.topic);
+                items.push(Item { record, content });
+            }
+        }
+        self.apply(&items).await
+    }
+
+    /// Applies the records, in halves around what turns out to be poison.
+    async fn apply(&mut self, items: &[Item]) -> Result<(), Interrupted> {
+        let mut ranges = VecDeque::from([(0..items.len(), None::<String>)]);
+        let mut backoff = BACKOFF_MIN;
+        while let Some((range, poison)) = ranges.pop_front() {
+            if range.is_empty() {
+                continue;
+            }
+            match self.try_apply(&items[range.clone()], poison.as_deref()).await {
+                Ok(()) => backoff = BACKOFF_MIN,
+                Err(Fault::Poison(reason)) if range.len() == 1 => {
+                    if poison.is_some() {
+                        let error = anyhow::anyhow!("a dead letter can't be written: {reason}");
+                        return Err(Interrupted::Fatal(error));
+                    }
+                    ranges.push_front((range, Some(reason)));
+                }
+                Err(Fault::Poison(_)) => {
+                    let (left, right) = halves(range);
+                    ranges.push_front((right, None));
+                    ranges.push_front((left, None));
+                }
+                Err(Fault::Passing(reason)) => {
+                    self.shared.metrics.batch_retries.inc();
+                    warn!(
+                        kafka.topic = self.shared.topic,
+                        kafka.partition = self.partition,
+                        reason,
+                        wait = ?backoff,
+                        "a batch is tried again"
+                    );
+                    ranges.push_front((range, poison));
+                    self.pause(&mut backoff).await?;
+                }
+                Err(Fault::Fenced) => return Err(Interrupted::Fenced),
+                Err(Fault::Fatal(reason)) => return Err(Interrupted::Fatal(anyhow::anyhow!(reason))),
+            }
+        }
+        Ok(())
+    }
+
+    async fn pause(&self, backoff: &mut Duration) -> Result<(), Interrupted> {
+        tokio::time::sleep(*backoff).await;
+        *backoff = (*backoff * 2).min(BACKOFF_MAX);
+        if self.queue.is_closed() { Err(Interrupted::Closed) } else { Ok(()) }
+    }
+
+    /// One transaction: effects, dead letters, position.
+    async fn try_apply(&mut self, items: &[Item], poison: Option<&str>) -> Result<(), Fault> {
+        let Some(last) = items.last() else { return Ok(()) };
+        let began = Instant::now();
+        let shared = Arc::clone(&self.shared);
+        let to = Position { next: last.record.offset + 1, last_record: Some(last.record.identity()) };
+        let span = info_span!(
+            "apply",
+            kafka.topic = shared.topic,
+            kafka.partition = self.partition,
+            records = items.len()
+        );
+        let sorted = Sorted::new(items, poison, &span);
+
+        let effects = async {
+            let mut transaction = database::begin(&shared.pool).await?;
+            let effects = if sorted.deliveries.is_empty() {
+                None
+            } else {
+                Some(shared.handler.apply(&mut transaction, &sorted.deliveries).await?)
+            };
+            let letters: Vec<_> = sorted
+                .dead
+                .iter()
+                .map(|(record, reason)| {
+                    dead_letter::row(&shared.dead_letters, &shared.topic, shared.consumer, record, reason)
+                })
+                .collect();
+            outbox::insert(&mut transaction, &letters).await?;
+            let (topic, partition) = (&shared.topic, self.partition);
+            offset::advance(&mut transaction, shared.consumer, topic, partition, self.next, &to).await?;
+            transaction.commit().await?;
+            Ok::<_, Fault>(effects)
+        }
+        .instrument(span.clone())
+        .await?;
+
+        self.next = to.next;
+        self.hint.store(to.next, Ordering::Relaxed);
+        shared.outbox.wake();
+        if let Some(effects) = effects {
+            shared.handler.committed(effects);
+        }
+        sorted.count(&shared);
+        shared.metrics.batch_records.observe(items.len() as f64);
+        shared.metrics.batch_seconds.observe(began.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// Reads the stored position and has the consumer go there. `false` when the partition is gone.
+    async fn find_position(&mut self, verify: bool) -> anyhow::Result<bool> {
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            match self.seek_to_stored(verify).await {
+                Ok(found) => return Ok(found),
+                Err(Fault::Passing(reason)) => {
+                    warn!(
+                        kafka.topic = self.shared.topic,
+                        kafka.partition = self.partition,
+                        reason,
+                        "finding the position"
+                    );
+                }
+                Err(fault) => return Err(anyhow::anyhow!("finding the position: {fault}")),
+            }
+            match self.pause(&mut backoff).await {
+                Ok(()) => {}
+                Err(_) => return Ok(false),
+            }
+        }
+    }
+
+    async fn seek_to_stored(&mut self, verify: bool) -> Result<bool, Fault> {
+        let mut connection = self.shared.pool.acquire().await?;
+        let positions =
+            offset::read(&mut connection, self.shared.consumer, &self.shared.topic, &[self.partition])
+                .await?;
+        drop(connection);
+        let Some((_, mut position)) = positions.into_iter().next() else {
+            return Err(Fault::Fatal("the position's row is gone".into()));
+        };
+        if !verify {
+            position.last_record = None;
+        }
+        let (done, sought) = oneshot::channel();
+        let to = start_offset(&position);
+        let request = Request::Seek { partition: self.partition, queue: Arc::clone(&self.queue), to, done };
+        if self.requests.send(request).await.is_err() || self.queue.is_closed() {
+            return Ok(false);
+        }
+        match sought.await {
+            Ok(true) => {
+                self.next = position.next;
+                self.verify = position.last_record;
+                self.known = true;
+                Ok(true)
+            }
+            Ok(false) if self.queue.is_closed() => Ok(false),
+            Ok(false) => Err(Fault::Passing("the consumer could not seek".into())),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// The broker refused some position as outside its log: if it is this one, the partition is held.
+    async fn look_at_range(&mut self) -> anyhow::Result<()> {
+        let (answer, watermarks) = oneshot::channel();
+        let request = Request::Watermarks { partition: self.partition, answer };
+        if self.requests.send(request).await.is_err() {
+            return Ok(());
+        }
+        let Ok(Some((low, high))) = watermarks.await else {
+            // Kafka can't say now; ask again, unless the partition is gone.
+            let mut backoff = BACKOFF_MAX;
+            if self.pause(&mut backoff).await.is_ok() {
+                self.queue.report_out_of_range();
+            }
+            return Ok(());
+        };
+        let fetched = if self.verify.is_some() { self.next - 1 } else { self.next };
+        if self.verify.is_some() && self.next == low {
+            // Retention took exactly what was applied: nothing is missing.
+            self.find_position(false).await?;
+        } else if fetched < low && self.next != 0 || fetched > high {
+            let what = format!("the log reaches from {low} to {high}, the position is {}", self.next);
+            if let Interrupted::Fatal(error) = self.hold(&what).await {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the partition where it is, loudly, until it is revoked or the process restarts.
+    async fn hold(&self, what: &str) -> Interrupted {
+        let labels = [self.shared.topic.as_str(), &self.partition.to_string()];
+        self.shared.metrics.held.with_label_values(&labels).set(1);
+        if self.requests.send(Request::Pause { partition: self.partition }).await.is_err() {
+            return Interrupted::Closed;
+        }
+        loop {
+            error!(
+                kafka.topic = self.shared.topic,
+                kafka.partition = self.partition,
+                what,
+                "the log was truncated or made anew: this partition is held. Restore the topic, or set the \
+                 row in consumer_offset to where reading shall go on, and restart"
+            );
+            let reminder = tokio::time::Instant::now() + HELD_REMINDER;
+            loop {
+                match tokio::time::timeout_at(reminder, self.queue.take(BATCH_RECORDS)).await {
+                    Ok(Taken::Closed) => return Interrupted::Closed,
+                    Ok(Taken::Records(_) | Taken::OutOfRange) => {}
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+}
+
+fn halves(range: Range<usize>) -> (Range<usize>, Range<usize>) {
+    let middle = range.start + range.len() / 2;
+    (range.start..middle, middle..range.end)
+}
+
+/// A batch, by what is to be done with each record.
+struct Sorted<'a> {
+    deliveries: Vec<&'a Delivery>,
+    dead: Vec<(&'a Record, String)>,
+    unknown: usize,
+}
+
+impl<'a> Sorted<'a> {
+    fn new(items: &'a [Item], poison: Option<&str>, span: &tracing::Span) -> Self {
+        let mut sorted = Self { deliveries: Vec::with_capacity(items.len()), dead: Vec::new(), unknown: 0 };
+        for Item { record, content } in items {
+            match (poison, content) {
+                (Some(reason), _) => sorted.dead.push((record, reason.to_owned())),
+                (None, Err(malformed)) => sorted.dead.push((record, malformed.to_string())),
+                (None, Ok(Content::Unknown(_))) => sorted.unknown += 1,
+                (None, Ok(Content::Event(delivery))) => {
+                    trace::add_link(span, &delivery.trace);
+                    sorted.deliveries.push(delivery);
+                }
+            }
+        }
+        sorted
+    }
+
+    fn count<H>(&self, shared: &Shared<H>) {
+        let topic = [shared.topic.as_str()];
+        if self.unknown > 0 {
+            shared.metrics.unknown_types.with_label_values(&topic).inc_by(self.unknown as u64);
+        }
+        if !self.dead.is_empty() {
+            shared.metrics.dead_letters.with_label_values(&topic).inc_by(self.dead.len() as u64);
+        }
+        for (record, reason) in &self.dead {
+            warn!(
+                kafka.topic = shared.topic,
+                kafka.partition = record.partition,
+                kafka.offset = record.offset,
+                reason,
+                "a record became a dead letter"
+            );
+        }
+    }
+}
