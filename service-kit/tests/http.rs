@@ -1,5 +1,7 @@
 //! The server as a client sees it: through a socket, byte by byte where it matters.
 
+#![expect(clippy::unwrap_used, reason = "a test helper that fails has failed its test")]
+
 use std::{net::SocketAddr, time::Duration};
 
 use actix_web::{HttpRequest, HttpResponse, web};
