@@ -1,1 +1,2 @@
-fn main() {}
+//! wip
+fn main() { theater_infra::supervise::child_entry(); }

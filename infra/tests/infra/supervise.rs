@@ -1,0 +1,101 @@
+//! Children and folders go when we go, however that is.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Trial;
+use theater_infra::supervise::{Program, Scratch, Signal};
+
+use super::role::Role;
+use crate::test;
+
+pub(crate) fn tests() -> Vec<Trial> {
+    vec![
+        test("supervise::kill_9_of_the_parent_leaves_nothing", kill_9_of_the_parent_leaves_nothing),
+        test("supervise::an_ordinary_end_leaves_nothing", an_ordinary_end_leaves_nothing),
+        test("supervise::children_outlive_the_thread_that_asked", children_outlive_the_thread_that_asked),
+        test("supervise::a_missing_program_is_named", a_missing_program_is_named),
+        test("supervise::what_ignores_sigterm_is_killed", what_ignores_sigterm_is_killed),
+    ]
+}
+
+pub(crate) fn alive(pid: &str) -> bool {
+    // A zombie that nobody has waited for yet is dead.
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
+}
+
+/// Waits until `condition` holds, by a deadline.
+pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        anyhow::ensure!(Instant::now() < deadline, "not within 10 s: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+async fn gone(role: &Role) -> anyhow::Result<()> {
+    eventually("the child is dead", || !alive(role.told("child"))).await?;
+    eventually("the grandchild is dead", || !alive(role.told("grandchild"))).await?;
+    eventually("the folder is gone", || !Path::new(role.told("scratch")).exists()).await
+}
+
+async fn kill_9_of_the_parent_leaves_nothing() -> anyhow::Result<()> {
+    let mut role = Role::start("parent", |_| {})?;
+    assert!(alive(role.told("child")) && alive(role.told("grandchild")));
+    assert!(Path::new(role.told("scratch")).join("file").exists());
+    role.kill_9()?;
+    gone(&role).await
+}
+
+async fn an_ordinary_end_leaves_nothing() -> anyhow::Result<()> {
+    let mut role = Role::start("parent", |_| {})?;
+    drop(role.child.stdin.take());
+    assert!(role.child.wait()?.success());
+    // At once: it has waited for its reaper.
+    assert!(!Path::new(role.told("scratch")).exists());
+    gone(&role).await
+}
+
+async fn children_outlive_the_thread_that_asked() -> anyhow::Result<()> {
+    let scratch = Scratch::new(&std::env::temp_dir(), "theater-test")?;
+    let log = scratch.path().join("log");
+    let asking = std::thread::spawn(move || {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "read -r line < /dev/null; exec sleep 1000"]);
+        Program::new(shell, log).spawn()
+    });
+    let child = asking.join().expect("no panic")?;
+    // Its death signal would come at the thread's end, which is past; the answer to this one is its own.
+    eventually("it sleeps", || {
+        std::fs::read_to_string(format!("/proc/{}/comm", child.pid()))
+            .is_ok_and(|name| name.trim() == "sleep")
+    })
+    .await?;
+    assert_eq!(child.exit_status(), None);
+    let status = child.stop(Signal::TERM, Duration::from_secs(5)).await;
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(15));
+    Ok(())
+}
+
+async fn a_missing_program_is_named() -> anyhow::Result<()> {
+    let scratch = Scratch::new(&std::env::temp_dir(), "theater-test")?;
+    let child = Program::new(Command::new("/no/such/program"), scratch.path().join("log")).spawn()?;
+    assert_eq!(child.exited().await.code(), Some(127));
+    assert!(child.last_words().contains("can't run /no/such/program"), "{}", child.last_words());
+    Ok(())
+}
+
+async fn what_ignores_sigterm_is_killed() -> anyhow::Result<()> {
+    let scratch = Scratch::new(&std::env::temp_dir(), "theater-test")?;
+    let log = scratch.path().join("log");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' TERM; echo ready; while :; do sleep 1000; done"]);
+    let child = Program::new(shell, &log).spawn()?;
+    eventually("it is ready", || child.last_words().contains("ready")).await?;
+    let status = child.stop(Signal::TERM, Duration::from_millis(200)).await;
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+    Ok(())
+}
