@@ -1,1 +1,80 @@
-//! wip
+//! The catalogue and the stock.
+//!
+//! # Layout
+//!
+//! - [`movie`]: what a movie decides: pure, every state and every input.
+//! - [`store`]: the rows behind it.
+//! - [`http`]: the vendor's calls.
+//! - [`events`]: placements and cancellations from the log.
+//! - [`config`]: the settings.
+
+pub mod config;
+pub mod events;
+pub mod http;
+pub mod movie;
+pub mod store;
+
+use std::net::TcpListener;
+
+use service_kit::events::{Fault, Foundation, Needs, Outbox};
+use shared_events::{Consumer, Timestamp};
+use sqlx::PgConnection;
+use sqlx::migrate::Migrator;
+use tokio_util::sync::CancellationToken;
+
+pub use config::Config;
+use movie::{Input, Writes};
+
+static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// The service, built and bound, not yet running.
+pub struct Application {
+    foundation: Foundation,
+    listener: TcpListener,
+    metrics: events::MovieMetrics,
+}
+
+impl Application {
+    /// Binds the address, connects to the database and migrates it.
+    ///
+    /// # Errors
+    /// An address in use; a database that can't be reached or migrated.
+    pub async fn build(config: Config) -> anyhow::Result<Self> {
+        let listener = service_kit::http::bind(config.bind_address)?;
+        let needs = Needs {
+            consumer: Consumer::Movie,
+            migrations: Migrator::with_migrations(MIGRATIONS.iter().cloned().collect()),
+            publishes: true,
+            asynchronous_commit: false,
+        };
+        let foundation = Foundation::build(&config.events, needs).await?;
+        let metrics = events::MovieMetrics::new(foundation.metrics.registry())?;
+        Ok(Self { foundation, listener, metrics })
+    }
+
+    /// The port that was bound; 0 if the system can't tell.
+    pub fn port(&self) -> u16 {
+        self.listener.local_addr().map_or(0, |address| address.port())
+    }
+
+    /// Runs until told to stop, and drains.
+    ///
+    /// # Errors
+    /// A fatal fault.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let Self { foundation, listener, metrics } = self;
+        let api = http::Api { pool: foundation.pool.clone(), outbox: foundation.outbox.clone() };
+        let handler = events::Handler { outbox: foundation.outbox.clone(), metrics };
+        let stages = foundation.serve(listener, http::routes(api));
+        foundation.consume(stages, handler).run(shutdown).await
+    }
+}
+
+/// The one road of every change: load, locked; decide; save what was decided, and what it tells.
+async fn decide(connection: &mut PgConnection, outbox: &Outbox, inputs: &[Input]) -> Result<Writes, Fault> {
+    let state = store::load(connection, inputs).await?;
+    let writes = movie::fold(state, inputs, Timestamp::now());
+    store::save(connection, &writes).await?;
+    outbox.insert(connection, &writes.events).await?;
+    Ok(writes)
+}

@@ -1,12 +1,14 @@
 //! The pool, migrations under a lock, and the time limits of every session.
 
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use anyhow::Context;
 use backon::{ExponentialBuilder, Retryable};
 use sqlx::migrate::Migrator;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{Connection, PgConnection, PgPool, Postgres};
 use tracing::warn;
 
 use super::config::EventsConfig;
@@ -18,8 +20,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a start waits for a database that doesn't answer yet.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How often `begin` takes another connection when the pool's own turn out to be dead.
-const BEGIN_TRIES: usize = 10;
+/// How long a transaction may take in all, as its client sees it.
+const TRANSACTION_LIMIT: Duration = Duration::from_secs(8);
 
 static RUNTIME: Migrator = sqlx::migrate!("./migrations");
 
@@ -51,8 +53,6 @@ pub async fn connect(
     let pool = PgPoolOptions::new()
         .max_connections(config.database_max_connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        // A ping before each use would cost a round trip; `begin` copes with dead connections.
-        .test_before_acquire(false)
         .connect_lazy_with(options);
     Ok(pool)
 }
@@ -93,21 +93,64 @@ fn passing(error: &sqlx::Error) -> Fault {
     }
 }
 
-/// Begins a transaction. After the database was away, the pool holds dead connections: a `begin` that
-/// failed has done nothing, so it takes the next one.
+/// One transaction. Unless it was committed, its connection is closed, not given back: a server that no
+/// longer answers can't then hold up whoever comes next, and one that does rolls back.
+pub struct Transaction {
+    connection: PoolConnection<Postgres>,
+    committed: bool,
+}
+
+impl Transaction {
+    /// Begins one.
+    ///
+    /// # Errors
+    /// The pool's, when no connection that answers can be had in time.
+    pub async fn begin(pool: &PgPool) -> Result<Self, sqlx::Error> {
+        let mut transaction = Self { connection: pool.acquire().await?, committed: false };
+        sqlx::raw_sql("begin").execute(&mut *transaction).await?;
+        Ok(transaction)
+    }
+
+    /// Commits it. After an error it may have been committed all the same.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn commit(mut self) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql("commit").execute(&mut *self).await?;
+        self.committed = true;
+        Ok(())
+    }
+}
+
+impl Deref for Transaction {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Transaction {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if !self.committed {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+/// Bounds the work of a transaction that no request's own limit bounds.
 ///
 /// # Errors
-/// The pool's, once no connection could be had.
-pub async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-    let mut tries = 0;
-    loop {
-        match pool.begin().await {
-            Err(sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Database(_))
-                if tries < BEGIN_TRIES =>
-            {
-                tries += 1;
-            }
-            result => return result,
-        }
+/// The work's; a passing fault when the limit is over.
+pub async fn bounded<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    match tokio::time::timeout(TRANSACTION_LIMIT, work).await {
+        Ok(result) => result,
+        Err(_) => Err(Fault::Passing(format!("no answer from the database within {TRANSACTION_LIMIT:?}"))),
     }
 }

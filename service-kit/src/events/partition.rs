@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{Instrument, error, info_span, warn};
 
 use super::assignment::{Assigned, start_offset};
-use super::database;
+use super::database::{self, Transaction};
 use super::dead_letter;
 use super::fault::Fault;
 use super::metrics::EventMetrics;
@@ -240,8 +240,8 @@ impl<H: EventHandler> Partition<H> {
         );
         let sorted = Sorted::new(items, poison, &span);
 
-        let effects = async {
-            let mut transaction = database::begin(&shared.pool).await?;
+        let work = async {
+            let mut transaction = Transaction::begin(&shared.pool).await?;
             let effects = if sorted.deliveries.is_empty() {
                 None
             } else {
@@ -258,10 +258,9 @@ impl<H: EventHandler> Partition<H> {
             let (topic, partition) = (&shared.topic, self.partition);
             offset::advance(&mut transaction, shared.consumer, topic, partition, self.next, &to).await?;
             transaction.commit().await?;
-            Ok::<_, Fault>(effects)
-        }
-        .instrument(span.clone())
-        .await?;
+            Ok(effects)
+        };
+        let effects = database::bounded(work).instrument(span.clone()).await?;
 
         self.next = to.next;
         self.hint.store(to.next, Ordering::Relaxed);

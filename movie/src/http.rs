@@ -1,0 +1,226 @@
+//! The vendor's calls.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CACHE_CONTROL, ETAG, IF_MATCH, LOCATION};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
+use serde::{Deserialize, Serialize};
+use service_kit::body::Json;
+use service_kit::events::database::Transaction;
+use service_kit::events::{Fault, Outbox};
+use service_kit::fields::{Bounds, Number};
+use service_kit::page::{self, PageQuery};
+use service_kit::problem::{FieldError, Problem};
+use service_kit::trace;
+use shared_events::{Count, DeliveryId, MovieId, Origin};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::movie::{Answer, Command, Editions, Input, Movie, QTY_MAX};
+use crate::store;
+
+/// Tickets in one delivery at most.
+const DELIVERY_MAX: i64 = 1_000_000;
+const NAME_MAX: usize = 200;
+const DESCRIPTION_MAX: usize = 4_000;
+
+const COLLECTION: &str = "movie";
+
+/// How often a call is decided anew when another one with the same id came in between.
+const TRIES: usize = 3;
+
+#[derive(Clone)]
+pub struct Api {
+    pub pool: PgPool,
+    pub outbox: Outbox,
+}
+
+pub fn routes(api: Api) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static {
+    let api = web::Data::new(api);
+    move |config| {
+        config
+            .app_data(api.clone())
+            .service(web::resource("/movies").get(list).post(publish))
+            .service(web::resource("/movies/{id}").get(show).patch(edit))
+            .service(web::resource("/movies/{id}/tickets").post(deliver));
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct NewMovie {
+    id: Option<String>,
+    movie_name: String,
+    qty: Number,
+    description: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EditedMovie {
+    movie_name: Option<String>,
+    description: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct NewDelivery {
+    id: Option<String>,
+    count: Number,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MovieView<'a> {
+    id: MovieId,
+    movie_name: &'a str,
+    qty: i64,
+    description: &'a str,
+}
+
+impl<'a> From<&'a Movie> for MovieView<'a> {
+    fn from(movie: &'a Movie) -> Self {
+        Self { id: movie.id, movie_name: &movie.name, qty: movie.qty, description: &movie.description }
+    }
+}
+
+async fn publish(api: web::Data<Api>, Json(new): Json<NewMovie>) -> Result<HttpResponse, Problem> {
+    let mut bounds = Bounds::new();
+    let id = new.id.map(|id| bounds.id("/id", &id)).transpose()?;
+    let name = bounds.text("/movieName", new.movie_name, 1, NAME_MAX);
+    let description = bounds.text("/description", new.description.unwrap_or_default(), 0, DESCRIPTION_MAX);
+    let qty = bounds.number("/qty", new.qty, 0, QTY_MAX);
+    bounds.check()?;
+    let movie_id = MovieId(id.unwrap_or_else(Uuid::now_v7));
+    let movie = api.decide(Command::Publish { movie_id, name, description, qty }).await?;
+    Ok(created(&movie))
+}
+
+async fn edit(
+    api: web::Data<Api>,
+    request: HttpRequest,
+    Json(edited): Json<EditedMovie>,
+) -> Result<HttpResponse, Problem> {
+    let movie_id = MovieId(page::path_id(&request, "id")?);
+    let editions = editions(&request)?;
+    let mut bounds = Bounds::new();
+    let name = edited.movie_name.map(|name| bounds.text("/movieName", name, 1, NAME_MAX));
+    let description = edited.description.map(|text| bounds.text("/description", text, 0, DESCRIPTION_MAX));
+    bounds.check()?;
+    let movie = api.decide(Command::Edit { movie_id, name, description, editions }).await?;
+    Ok(answer(HttpResponse::Ok(), &movie))
+}
+
+async fn deliver(
+    api: web::Data<Api>,
+    request: HttpRequest,
+    Json(new): Json<NewDelivery>,
+) -> Result<HttpResponse, Problem> {
+    let movie_id = MovieId(page::path_id(&request, "id")?);
+    let mut bounds = Bounds::new();
+    let id = new.id.map(|id| bounds.id("/id", &id)).transpose()?;
+    let count = bounds.number("/count", new.count, 1, DELIVERY_MAX);
+    bounds.check()?;
+    let count = Count::new(count).ok_or_else(Problem::internal)?;
+    let delivery_id = DeliveryId(id.unwrap_or_else(Uuid::now_v7));
+    let movie = api.decide(Command::Deliver { movie_id, delivery_id, count }).await?;
+    Ok(created(&movie))
+}
+
+async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let id = MovieId(page::path_id(&request, "id")?);
+    let mut connection = api.pool.acquire().await.map_err(Fault::from)?;
+    match store::find(&mut connection, id).await.map_err(Fault::from)? {
+        Some(movie) => Ok(answer(HttpResponse::Ok(), &movie)),
+        None => Err(no_such_movie(id)),
+    }
+}
+
+async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let parameters = page::query(&request, &["cursor", "limit"])?;
+    let parameter = |name: &str| parameters.get(name).map(String::as_str);
+    let query = PageQuery::parse(COLLECTION, parameter("cursor"), parameter("limit"))?;
+    let mut connection = api.pool.acquire().await.map_err(Fault::from)?;
+    let movies = store::list(&mut connection, query.cursor, query.limit + 1).await.map_err(Fault::from)?;
+    let rows = movies.iter().map(|(seq, movie)| (*seq, MovieView::from(movie))).collect();
+    Ok(page::page(&request, COLLECTION, rows, &query))
+}
+
+impl Api {
+    /// One call, one transaction.
+    async fn decide(&self, command: Command) -> Result<Movie, Problem> {
+        let origin = Origin { traceparent: Some(trace::current().as_str().to_owned()), causation: None };
+        let inputs = [Input { command, origin }];
+        let mut tries = 0;
+        let answer = loop {
+            tries += 1;
+            match self.try_decide(&inputs).await {
+                // The same id was inserted between load and save: what is there now decides.
+                Err(Fault::Poison(_)) if tries < TRIES => {}
+                result => break result?,
+            }
+        };
+        let id = inputs[0].command.movie_id();
+        match answer {
+            Some(Answer::Done(movie)) => Ok(*movie),
+            Some(Answer::NoSuchMovie) => Err(no_such_movie(id)),
+            Some(Answer::Conflict) => Err(Problem::conflict("the id is taken by a call with another body")),
+            Some(Answer::Stale) => {
+                Err(Problem::precondition_failed("the movie was edited since; get it again for its ETag"))
+            }
+            Some(Answer::TooMany { qty }) => {
+                let most = QTY_MAX - qty;
+                let detail =
+                    format!("must be at most {most}: {qty} tickets are left, and at most {QTY_MAX} may be");
+                Err(Problem::out_of_bounds(vec![FieldError::new("/count", detail)]))
+            }
+            Some(Answer::Silent) | None => Err(Problem::internal()),
+        }
+    }
+
+    async fn try_decide(&self, inputs: &[Input]) -> Result<Option<Answer>, Fault> {
+        let mut transaction = Transaction::begin(&self.pool).await?;
+        let mut writes = crate::decide(&mut transaction, &self.outbox, inputs).await?;
+        transaction.commit().await?;
+        self.outbox.wake();
+        Ok(writes.answers.pop())
+    }
+}
+
+/// Which editions `If-Match` names.
+fn editions(request: &HttpRequest) -> Result<Editions, Problem> {
+    let mut editions = Vec::new();
+    let mut found = false;
+    for value in request.headers().get_all(IF_MATCH) {
+        found = true;
+        let text = value.to_str().map_err(|_| Problem::bad_request("If-Match must be text"))?;
+        for tag in text.split(',').map(str::trim).filter(|tag| !tag.is_empty()) {
+            if tag == "*" {
+                return Ok(Editions::Any);
+            }
+            // Comparison is strong: a weak tag matches nothing, and neither does one that isn't ours.
+            editions.extend(tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')?.parse::<i64>().ok()));
+        }
+    }
+    if found {
+        Ok(Editions::OneOf(editions))
+    } else {
+        Err(Problem::precondition_required("If-Match is required: the ETag of the movie that you edit, or *"))
+    }
+}
+
+fn created(movie: &Movie) -> HttpResponse {
+    let mut response = HttpResponse::build(StatusCode::CREATED);
+    response.insert_header((LOCATION, format!("/movies/{}", movie.id)));
+    answer(response, movie)
+}
+
+fn answer(mut response: HttpResponseBuilder, movie: &Movie) -> HttpResponse {
+    response
+        .insert_header((ETAG, format!("\"{}\"", movie.edition)))
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .json(MovieView::from(movie))
+}
+
+fn no_such_movie(id: MovieId) -> Problem {
+    Problem::not_found(format!("there is no movie {id}"))
+}

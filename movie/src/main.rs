@@ -1,0 +1,13 @@
+//! The movie service as a process of its own.
+
+use std::process::ExitCode;
+
+use movie::{Application, Config};
+
+fn main() -> ExitCode {
+    service_kit::main(
+        "movie",
+        |config: &Config| &config.telemetry,
+        async |config, shutdown| Application::build(config).await?.run(shutdown).await,
+    )
+}

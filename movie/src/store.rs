@@ -1,0 +1,254 @@
+//! The movie service's rows. Several rows are always locked and written in the order of their ids, so
+//! that two transactions can't wait for each other.
+
+use std::collections::HashMap;
+
+use shared_events::{Count, DeliveryId, MovieId, ReservationId};
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use crate::movie::{Command, Decision, Delivery, Input, Movie, Outcome, State, Writes};
+
+/// Loads and locks what the inputs name.
+///
+/// # Errors
+/// The database's.
+pub async fn load(connection: &mut PgConnection, inputs: &[Input]) -> Result<State, sqlx::Error> {
+    let mut movies: Vec<Uuid> = inputs.iter().map(|input| input.command.movie_id().0).collect();
+    movies.sort_unstable();
+    movies.dedup();
+    let rows = sqlx::query("select * from movie where id = any ($1) order by id for update")
+        .bind(&movies)
+        .fetch_all(&mut *connection)
+        .await?;
+    let movies =
+        rows.iter().map(|row| movie(row).map(|movie| (movie.id, movie))).collect::<Result<_, _>>()?;
+    Ok(State {
+        movies,
+        decisions: decisions(connection, inputs).await?,
+        deliveries: deliveries(connection, inputs).await?,
+    })
+}
+
+async fn decisions(
+    connection: &mut PgConnection,
+    inputs: &[Input],
+) -> Result<HashMap<ReservationId, Decision>, sqlx::Error> {
+    let reservations: Vec<Uuid> = inputs
+        .iter()
+        .filter_map(|input| match &input.command {
+            Command::Allocate { reservation_id, .. } | Command::Release { reservation_id, .. } => {
+                Some(reservation_id.0)
+            }
+            Command::Publish { .. } | Command::Edit { .. } | Command::Deliver { .. } => None,
+        })
+        .collect();
+    if reservations.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = sqlx::query(
+        "select reservation_id, movie_id, outcome, count from decision where reservation_id = any ($1)",
+    )
+    .bind(&reservations)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let decision = Decision {
+                movie_id: MovieId(row.try_get("movie_id")?),
+                outcome: outcome(row.try_get("outcome")?)?,
+                count: count(row)?,
+            };
+            Ok((ReservationId(row.try_get("reservation_id")?), decision))
+        })
+        .collect()
+}
+
+async fn deliveries(
+    connection: &mut PgConnection,
+    inputs: &[Input],
+) -> Result<HashMap<DeliveryId, Delivery>, sqlx::Error> {
+    let ids: Vec<Uuid> = inputs
+        .iter()
+        .filter_map(|input| match &input.command {
+            Command::Deliver { delivery_id, .. } => Some(delivery_id.0),
+            _ => None,
+        })
+        .collect();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = sqlx::query("select id, movie_id, count from delivery where id = any ($1)")
+        .bind(&ids)
+        .fetch_all(connection)
+        .await?;
+    rows.iter()
+        .map(|row| {
+            let delivery = Delivery { movie_id: MovieId(row.try_get("movie_id")?), count: count(row)? };
+            Ok((DeliveryId(row.try_get("id")?), delivery))
+        })
+        .collect()
+}
+
+/// Writes what was decided.
+///
+/// # Errors
+/// The database's; a movie or delivery that came into being since `load` violates its primary key.
+pub async fn save(connection: &mut PgConnection, writes: &Writes) -> Result<(), sqlx::Error> {
+    for movie in &writes.new_movies {
+        insert_movie(connection, movie).await?;
+    }
+    update_movies(connection, &writes.changed_movies).await?;
+    insert_decisions(connection, &writes.new_decisions).await?;
+    if !writes.released.is_empty() {
+        let ids: Vec<Uuid> = writes.released.iter().map(|id| id.0).collect();
+        sqlx::query("update decision set outcome = 'RELEASED' where reservation_id = any ($1)")
+            .bind(ids)
+            .execute(&mut *connection)
+            .await?;
+    }
+    for (id, delivery) in &writes.new_deliveries {
+        sqlx::query("insert into delivery (id, movie_id, count) values ($1, $2, $3)")
+            .bind(id.0)
+            .bind(delivery.movie_id.0)
+            .bind(delivery.count.get())
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+async fn insert_movie(connection: &mut PgConnection, movie: &Movie) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "insert into movie (id, name, description, published_name, published_description, published, added,
+                            allocated, qty, version, edition)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+    )
+    .bind(movie.id.0)
+    .bind(&movie.name)
+    .bind(&movie.description)
+    .bind(&movie.published_name)
+    .bind(&movie.published_description)
+    .bind(movie.published)
+    .bind(movie.added)
+    .bind(movie.allocated)
+    .bind(movie.qty)
+    .bind(movie.version)
+    .bind(movie.edition)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn update_movies(connection: &mut PgConnection, movies: &[Movie]) -> Result<(), sqlx::Error> {
+    if movies.is_empty() {
+        return Ok(());
+    }
+    let numbers = |field: fn(&Movie) -> i64| movies.iter().map(field).collect::<Vec<_>>();
+    sqlx::query(
+        "update movie
+         set name = row.name, description = row.description, added = row.added, allocated = row.allocated,
+             qty = row.qty, version = row.version, edition = row.edition
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
+                     $7::bigint[], $8::bigint[])
+             as row (id, name, description, added, allocated, qty, version, edition)
+         where movie.id = row.id",
+    )
+    .bind(movies.iter().map(|movie| movie.id.0).collect::<Vec<_>>())
+    .bind(movies.iter().map(|movie| movie.name.as_str()).collect::<Vec<_>>())
+    .bind(movies.iter().map(|movie| movie.description.as_str()).collect::<Vec<_>>())
+    .bind(numbers(|movie| movie.added))
+    .bind(numbers(|movie| movie.allocated))
+    .bind(numbers(|movie| movie.qty))
+    .bind(numbers(|movie| movie.version))
+    .bind(numbers(|movie| movie.edition))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn insert_decisions(
+    connection: &mut PgConnection,
+    decisions: &[(ReservationId, Decision)],
+) -> Result<(), sqlx::Error> {
+    if decisions.is_empty() {
+        return Ok(());
+    }
+    // They come in the order of their ids.
+    sqlx::query(
+        "insert into decision (reservation_id, movie_id, outcome, count)
+         select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[])",
+    )
+    .bind(decisions.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
+    .bind(decisions.iter().map(|(_, decision)| decision.movie_id.0).collect::<Vec<_>>())
+    .bind(decisions.iter().map(|(_, decision)| outcome_text(decision.outcome)).collect::<Vec<_>>())
+    .bind(decisions.iter().map(|(_, decision)| decision.count.get()).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// One movie, as it stands.
+///
+/// # Errors
+/// The database's.
+pub async fn find(connection: &mut PgConnection, id: MovieId) -> Result<Option<Movie>, sqlx::Error> {
+    let row = sqlx::query("select * from movie where id = $1").bind(id.0).fetch_optional(connection).await?;
+    row.as_ref().map(movie).transpose()
+}
+
+/// The newest movies below `before`, with their place in the order.
+///
+/// # Errors
+/// The database's.
+pub async fn list(
+    connection: &mut PgConnection,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<(i64, Movie)>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select * from movie where seq < coalesce($1, 9223372036854775807) order by seq desc limit $2",
+    )
+    .bind(before)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| Ok((row.try_get("seq")?, movie(row)?))).collect()
+}
+
+fn movie(row: &PgRow) -> Result<Movie, sqlx::Error> {
+    Ok(Movie {
+        id: MovieId(row.try_get("id")?),
+        name: row.try_get("name")?,
+        description: row.try_get("description")?,
+        published_name: row.try_get("published_name")?,
+        published_description: row.try_get("published_description")?,
+        published: row.try_get("published")?,
+        added: row.try_get("added")?,
+        allocated: row.try_get("allocated")?,
+        qty: row.try_get("qty")?,
+        version: row.try_get("version")?,
+        edition: row.try_get("edition")?,
+    })
+}
+
+fn count(row: &PgRow) -> Result<Count, sqlx::Error> {
+    Count::new(row.try_get("count")?).ok_or_else(|| sqlx::Error::Decode("a count below 1".into()))
+}
+
+const fn outcome_text(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Allocated => "ALLOCATED",
+        Outcome::Rejected => "REJECTED",
+        Outcome::Released => "RELEASED",
+        Outcome::Void => "VOID",
+    }
+}
+
+fn outcome(text: &str) -> Result<Outcome, sqlx::Error> {
+    [Outcome::Allocated, Outcome::Rejected, Outcome::Released, Outcome::Void]
+        .into_iter()
+        .find(|outcome| outcome_text(*outcome) == text)
+        .ok_or_else(|| sqlx::Error::Decode(format!("an unknown outcome: {text}").into()))
+}
