@@ -1,1 +1,136 @@
-//! wip
+//! Reservations and their status.
+//!
+//! # Layout
+//!
+//! - [`reservation`]: what a reservation decides: pure, every state and every input.
+//! - [`store`]: the rows behind it.
+//! - [`http`]: the customer's calls; [`intake`]: placing many of them in one transaction.
+//! - [`admission`]: refusing what could not be decided in time.
+//! - [`events`]: the movie's answers from the log.
+//! - [`sweeper`]: deadlines.
+//! - [`config`]: the settings; [`metrics`]: outcomes and how long they took.
+
+pub mod admission;
+pub mod config;
+pub mod events;
+pub mod http;
+pub mod intake;
+pub mod metrics;
+pub mod reservation;
+pub mod store;
+pub mod sweeper;
+
+use std::net::TcpListener;
+
+use service_kit::events::database::Transaction;
+use service_kit::events::{Fault, Foundation, Needs, Outbox};
+use shared_events::{Consumer, Timestamp};
+use sqlx::migrate::Migrator;
+use sqlx::{PgConnection, PgPool};
+use tokio_util::sync::CancellationToken;
+
+pub use config::Config;
+use metrics::ReservationMetrics;
+use reservation::{Input, State, Writes};
+
+static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// The service, built and bound, not yet running.
+pub struct Application {
+    foundation: Foundation,
+    listener: TcpListener,
+    road: Road,
+}
+
+impl Application {
+    /// Binds the address, connects to the database and migrates it.
+    ///
+    /// # Errors
+    /// An address in use; a database that can't be reached or migrated.
+    pub async fn build(config: Config) -> anyhow::Result<Self> {
+        let listener = service_kit::http::bind(config.bind_address)?;
+        let needs = Needs {
+            consumer: Consumer::Reservation,
+            migrations: Migrator::with_migrations(MIGRATIONS.iter().cloned().collect()),
+            publishes: true,
+            asynchronous_commit: false,
+        };
+        let foundation = Foundation::build(&config.events, needs).await?;
+        let road = Road {
+            pool: foundation.pool.clone(),
+            outbox: foundation.outbox.clone(),
+            metrics: ReservationMetrics::new(foundation.metrics.registry())?,
+            deadline_secs: config.reservation_deadline_secs,
+        };
+        Ok(Self { foundation, listener, road })
+    }
+
+    /// The port that was bound; 0 if the system can't tell.
+    pub fn port(&self) -> u16 {
+        self.listener.local_addr().map_or(0, |address| address.port())
+    }
+
+    /// Runs until told to stop, and drains.
+    ///
+    /// # Errors
+    /// A fatal fault.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let Self { foundation, listener, road } = self;
+        let (intake, placings) = intake::channel();
+        let (admission, sampler) = admission::new(road.clone());
+        let api = http::Api { road: road.clone(), intake, admission };
+        let handler = events::Handler { road: road.clone() };
+        let stages = foundation
+            .serve(listener, http::routes(api))
+            .then("intake", |stop| intake::run(placings, road.clone(), stop))
+            .then("admission", |stop| sampler.run(stop))
+            .then("sweeper", |stop| sweeper::run(road, stop));
+        foundation.consume(stages, handler).run(shutdown).await
+    }
+}
+
+/// The one road of every change, whoever asks: load, locked; decide; save what was decided, and what it
+/// tells; commit.
+#[derive(Clone)]
+pub struct Road {
+    pub pool: PgPool,
+    pub outbox: Outbox,
+    pub metrics: ReservationMetrics,
+    pub deadline_secs: u32,
+}
+
+impl Road {
+    /// Decides in a transaction of its own.
+    ///
+    /// # Errors
+    /// Nothing was committed, unless the answer to the commit was lost.
+    pub async fn travel(&self, inputs: &[Input]) -> Result<Writes, Fault> {
+        let mut transaction = Transaction::begin(&self.pool).await?;
+        let writes = self.decide(&mut transaction, inputs).await?;
+        transaction.commit().await?;
+        self.committed(&writes);
+        Ok(writes)
+    }
+
+    async fn decide(&self, connection: &mut PgConnection, inputs: &[Input]) -> Result<Writes, Fault> {
+        let state = store::load(connection, inputs).await?;
+        self.decide_loaded(connection, state, inputs).await
+    }
+
+    async fn decide_loaded(
+        &self,
+        connection: &mut PgConnection,
+        state: State,
+        inputs: &[Input],
+    ) -> Result<Writes, Fault> {
+        let writes = reservation::fold(state, inputs, Timestamp::now());
+        store::save(connection, &writes, self.deadline_secs).await?;
+        self.outbox.insert(connection, &writes.events).await?;
+        Ok(writes)
+    }
+
+    fn committed(&self, writes: &Writes) {
+        self.outbox.wake();
+        self.metrics.count(&writes.decided);
+    }
+}

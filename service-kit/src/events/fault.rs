@@ -17,9 +17,9 @@ pub enum Fault {
     Poison(String),
     #[error("passing: {0}")]
     Passing(String),
-    /// The consumer's position is not where it was left: someone else moved it, or an earlier commit of
-    /// ours went through although its answer was lost.
-    #[error("the position was moved by another owner, or by a commit whose answer was lost")]
+    /// What was loaded is no longer so: someone else moved the consumer's position, or took an id; or an
+    /// earlier commit of ours went through although its answer was lost. Load again.
+    #[error("what was loaded has changed since")]
     Fenced,
     #[error("fatal: {0}")]
     Fatal(String),
@@ -47,8 +47,8 @@ impl From<sqlx::Error> for Fault {
 impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Passing(reason) => {
-                warn!(reason, "the database is away");
+            Fault::Passing(_) | Fault::Fenced => {
+                warn!(%fault, "the database is away");
                 Self::unavailable("the database can't be reached now; repeat the call")
             }
             fault => {

@@ -1,0 +1,57 @@
+//! The movie's answers from the log, decided a batch at a time.
+
+use service_kit::events::{Delivery, EventHandler, Fault};
+use shared_events::Event;
+use sqlx::PgConnection;
+use tracing::warn;
+
+use crate::Road;
+use crate::reservation::{Answer, Command, Input, Writes};
+
+pub struct Handler {
+    pub road: Road,
+}
+
+impl EventHandler for Handler {
+    type Effects = Writes;
+
+    async fn apply(&self, connection: &mut PgConnection, deliveries: &[&Delivery]) -> Result<Writes, Fault> {
+        let inputs: Vec<Input> = deliveries.iter().filter_map(|delivery| input(delivery)).collect();
+        if inputs.is_empty() {
+            return Ok(Writes::default());
+        }
+        let writes = self.road.decide(connection, &inputs).await?;
+        for (input, answer) in inputs.iter().zip(&writes.answers) {
+            if *answer == Answer::NotFound {
+                self.road.metrics.unknown.inc();
+                warn!(reservation.id = %input.id, "a reply about a reservation that does not exist");
+            }
+        }
+        Ok(writes)
+    }
+
+    fn committed(&self, writes: Writes) {
+        self.road.committed(&writes);
+    }
+}
+
+fn input(delivery: &Delivery) -> Option<Input> {
+    let (id, command) = match &delivery.event {
+        Event::TicketsAllocated(allocated) => {
+            (allocated.reservation_id, Command::Confirm { movie_name: allocated.movie_name.clone() })
+        }
+        Event::AllocationRejected(rejected) => (
+            rejected.reservation_id,
+            Command::Reject { reason: rejected.reason, movie_name: rejected.movie_name.clone() },
+        ),
+        // The stock's business: the reservation has ended already.
+        Event::TicketsReleased(_) => return None,
+        // The catalogue's.
+        Event::MoviePublished(_) | Event::MovieUpdated(_) | Event::TicketsAdded(_) => return None,
+        // Our own facts, should someone put them here.
+        Event::ReservationPlaced(_) | Event::ReservationConfirmed(_) | Event::ReservationCancelled(_) => {
+            return None;
+        }
+    };
+    Some(Input { id, command, origin: delivery.origin() })
+}

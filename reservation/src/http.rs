@@ -1,0 +1,223 @@
+//! The customer's calls.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CACHE_CONTROL, LOCATION};
+use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::{DateTime, NaiveDate};
+use serde::{Deserialize, Serialize};
+use service_kit::body::Json;
+use service_kit::events::Fault;
+use service_kit::fields::{Bounds, Loose, Number};
+use service_kit::page::{self, PageQuery};
+use service_kit::problem::Problem;
+use service_kit::trace::{self, TraceParent};
+use shared_events::{CancelReason, Count, MovieId, Origin, ReservationId};
+use tracing::Span;
+use uuid::Uuid;
+
+use crate::admission::Admission;
+use crate::intake::Intake;
+use crate::reservation::{Answer, Command, Input, Request, Reservation};
+use crate::{Road, store};
+
+const COUNT_MAX: i64 = 100;
+const NAME_MAX: usize = 200;
+/// The longest address that SMTP can name (RFC 5321).
+const EMAIL_MAX: usize = 254;
+
+const COLLECTION: &str = "reservation";
+
+#[derive(Clone)]
+pub struct Api {
+    pub road: Road,
+    pub intake: Intake,
+    pub admission: Admission,
+}
+
+pub fn routes(api: Api) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static {
+    let api = web::Data::new(api);
+    move |config| {
+        config
+            .app_data(api.clone())
+            .service(web::resource("/reservations").get(list).post(place))
+            .service(web::resource("/reservations/{id}").get(show).delete(cancel));
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct NewReservation {
+    id: Option<String>,
+    user_id: Loose,
+    user_name: String,
+    email: Option<String>,
+    movie_id: String,
+    count: Number,
+    date: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ReservationView<'a> {
+    id: ReservationId,
+    user_id: &'a str,
+    user_name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email: Option<&'a str>,
+    movie_id: MovieId,
+    count: i64,
+    reserve_status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancel_reason: Option<CancelReason>,
+    date: String,
+}
+
+impl<'a> From<&'a Reservation> for ReservationView<'a> {
+    fn from(reservation: &'a Reservation) -> Self {
+        Self {
+            id: reservation.id,
+            user_id: &reservation.request.user_id,
+            user_name: &reservation.request.user_name,
+            email: reservation.request.email.as_deref(),
+            movie_id: reservation.request.movie_id,
+            count: reservation.request.count.get(),
+            reserve_status: reservation.status.as_str(),
+            cancel_reason: reservation.status.reason(),
+            date: reservation.date(),
+        }
+    }
+}
+
+impl NewReservation {
+    fn parse(self) -> Result<(ReservationId, Request), Problem> {
+        let mut bounds = Bounds::new();
+        let id = self.id.map(|id| bounds.id("/id", &id)).transpose()?;
+        let movie_id = bounds.id("/movieId", &self.movie_id)?;
+        if let Some(date) = &self.date {
+            check_date(date)?;
+        }
+        let user_id = bounds.text("/userId", self.user_id.0, 1, NAME_MAX);
+        let user_name = bounds.text("/userName", self.user_name, 1, NAME_MAX);
+        let email = self.email.map(|email| {
+            if !is_address(&email) {
+                bounds.refuse(
+                    "/email",
+                    format!("must be an address of at most {EMAIL_MAX} characters: name@domain"),
+                );
+            }
+            email
+        });
+        let count = bounds.number("/count", self.count, 1, COUNT_MAX);
+        bounds.check()?;
+        let count = Count::new(count).ok_or_else(Problem::internal)?;
+        let id = ReservationId(id.unwrap_or_else(Uuid::now_v7));
+        let movie_id = MovieId(movie_id);
+        Ok((id, Request { user_id, user_name, email, movie_id, count, date: self.date }))
+    }
+}
+
+fn check_date(date: &str) -> Result<(), Problem> {
+    let full_date = date.len() == 10 && NaiveDate::parse_from_str(date, "%Y-%m-%d").is_ok();
+    if full_date || DateTime::parse_from_rfc3339(date).is_ok() {
+        return Ok(());
+    }
+    Err(Problem::bad_field(
+        "/date",
+        "must be an RFC 3339 date or date-time, like 2026-12-24 or 2026-12-24T20:00:00Z",
+    ))
+}
+
+/// Enough to send a mail to, and nothing that could smuggle a header into one.
+fn is_address(email: &str) -> bool {
+    let plain = email.chars().all(|c| !c.is_control() && !c.is_whitespace());
+    let parts = email.rsplit_once('@');
+    plain
+        && email.len() <= EMAIL_MAX
+        && parts.is_some_and(|(name, domain)| !name.is_empty() && !domain.is_empty())
+}
+
+async fn place(api: web::Data<Api>, Json(new): Json<NewReservation>) -> Result<HttpResponse, Problem> {
+    let (id, request) = new.parse()?;
+    api.admission.check()?;
+    let input = Input { id, command: Command::Place(request), origin: origin() };
+    match api.intake.place(input).await? {
+        Answer::Done { reservation, .. } => Ok(HttpResponse::Accepted()
+            .insert_header((LOCATION, format!("/reservations/{id}")))
+            .insert_header((CACHE_CONTROL, "no-store"))
+            .json(ReservationView::from(&*reservation))),
+        Answer::Conflict => Err(Problem::conflict("the id is taken by a call with another body")),
+        Answer::NotFound => Err(Problem::internal()),
+    }
+}
+
+async fn cancel(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let id = ReservationId(page::path_id(&request, "id")?);
+    let input = Input { id, command: Command::Cancel, origin: origin() };
+    let mut writes = api.road.travel(&[input]).await?;
+    let Some(Answer::Done { reservation, changed }) = writes.answers.pop() else {
+        return Err(no_such_reservation(id));
+    };
+    // The cancellation's event goes on in the reservation's trace; this request's own is linked to it.
+    if let Some(saga) = reservation.traceparent.as_deref().and_then(TraceParent::parse) {
+        trace::add_link(&Span::current(), &saga);
+    }
+    let status = if changed { StatusCode::ACCEPTED } else { StatusCode::OK };
+    Ok(HttpResponse::build(status)
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .json(ReservationView::from(&*reservation)))
+}
+
+async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let id = ReservationId(page::path_id(&request, "id")?);
+    let mut connection = api.road.pool.acquire().await.map_err(Fault::from)?;
+    match store::find(&mut connection, id).await.map_err(Fault::from)? {
+        Some(reservation) => Ok(HttpResponse::Ok()
+            .insert_header((CACHE_CONTROL, "no-store"))
+            .json(ReservationView::from(&reservation))),
+        None => Err(no_such_reservation(id)),
+    }
+}
+
+async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let parameters = page::query(&request, &["userId", "cursor", "limit"])?;
+    let parameter = |name: &str| parameters.get(name).map(String::as_str);
+    let query = PageQuery::parse(COLLECTION, parameter("cursor"), parameter("limit"))?;
+    let mut connection = api.road.pool.acquire().await.map_err(Fault::from)?;
+    let reservations = store::list(&mut connection, parameter("userId"), query.cursor, query.limit + 1)
+        .await
+        .map_err(Fault::from)?;
+    let rows =
+        reservations.iter().map(|(seq, reservation)| (*seq, ReservationView::from(reservation))).collect();
+    Ok(page::page(&request, COLLECTION, rows, &query))
+}
+
+fn origin() -> Origin {
+    Origin { traceparent: Some(trace::current().as_str().to_owned()), causation: None }
+}
+
+fn no_such_reservation(id: ReservationId) -> Problem {
+    Problem::not_found(format!("there is no reservation {id}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_rfc_3339() {
+        for date in ["2026-12-24", "2026-12-24T20:00:00Z", "2026-12-24T20:00:00.5+01:00"] {
+            assert!(check_date(date).is_ok(), "{date}");
+        }
+        for date in ["", "24.12.2026", "2026-2-3", "2026-13-01", "2026-12-24T20:00:00", "tomorrow"] {
+            assert_eq!(check_date(date).unwrap_err().errors()[0].pointer, "/date", "{date}");
+        }
+    }
+
+    #[test]
+    fn addresses_can_smuggle_nothing() {
+        assert!(is_address("jane@example.org"));
+        for email in ["", "jane", "@example.org", "jane@", "a@b\r\nBcc: c@d", "a b@c"] {
+            assert!(!is_address(email), "{email:?}");
+        }
+    }
+}

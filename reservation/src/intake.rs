@@ -1,0 +1,113 @@
+//! Placing reservations: what arrives while one commit runs goes into the next one, and each caller is
+//! answered after its commit. So no timer is needed, and a burst costs few transactions.
+
+use service_kit::events::{Fault, database};
+use service_kit::problem::Problem;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::Road;
+use crate::reservation::{Answer, Input};
+
+/// Reservations placed in one transaction at most.
+const BATCH: usize = 256;
+
+/// Calls that wait for their transaction at most; one more is answered 503.
+const WAITING: usize = 2_048;
+
+/// How often a batch is decided anew because one of its ids was inserted at the same moment.
+const TRIES: usize = 3;
+
+pub struct Placing {
+    input: Input,
+    answer: oneshot::Sender<Result<Answer, Problem>>,
+}
+
+/// Where calls wait.
+#[derive(Clone)]
+pub struct Intake(mpsc::Sender<Placing>);
+
+pub fn channel() -> (Intake, mpsc::Receiver<Placing>) {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    (Intake(sender), receiver)
+}
+
+impl Intake {
+    /// Places one reservation and waits for its commit.
+    ///
+    /// # Errors
+    /// 503 when too many wait, or the database is away.
+    pub async fn place(&self, input: Input) -> Result<Answer, Problem> {
+        let (answer, answered) = oneshot::channel();
+        self.0
+            .try_send(Placing { input, answer })
+            .map_err(|_| Problem::unavailable(format!("{WAITING} reservations wait already")))?;
+        answered.await.map_err(|_| Problem::unavailable("the service is stopping"))?
+    }
+}
+
+/// Places what arrives until told to stop, and then what has arrived.
+///
+/// # Errors
+/// None: faults are the callers' answers.
+pub async fn run(
+    mut placings: mpsc::Receiver<Placing>,
+    road: Road,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut batch = Vec::with_capacity(BATCH);
+    loop {
+        let received = tokio::select! {
+            biased;
+            received = placings.recv_many(&mut batch, BATCH) => received,
+            () = stop.cancelled() => {
+                placings.close();
+                placings.recv_many(&mut batch, BATCH).await
+            }
+        };
+        if received == 0 {
+            return Ok(());
+        }
+        place(&road, std::mem::take(&mut batch)).await;
+    }
+}
+
+async fn place(road: &Road, batch: Vec<Placing>) {
+    let (inputs, callers): (Vec<_>, Vec<_>) =
+        batch.into_iter().map(|placing| (placing.input, placing.answer)).unzip();
+    match travel(road, &inputs).await {
+        Ok(answers) => {
+            for (caller, answer) in callers.into_iter().zip(answers) {
+                // Whoever has gone away repeats the call with the same id.
+                caller.send(Ok(answer)).ok();
+            }
+        }
+        Err(Fault::Poison(_)) if inputs.len() > 1 => {
+            for (caller, input) in callers.into_iter().zip(inputs) {
+                let answer = travel(road, &[input]).await;
+                caller.send(answer.map_err(Problem::from).and_then(one)).ok();
+            }
+        }
+        Err(fault) => {
+            let problem = Problem::from(fault);
+            for caller in callers {
+                caller.send(Err(problem.clone())).ok();
+            }
+        }
+    }
+}
+
+fn one(mut answers: Vec<Answer>) -> Result<Answer, Problem> {
+    answers.pop().ok_or_else(Problem::internal)
+}
+
+async fn travel(road: &Road, inputs: &[Input]) -> Result<Vec<Answer>, Fault> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match database::bounded(road.travel(inputs)).await {
+            Err(Fault::Fenced) if tries < TRIES => {}
+            result => return result.map(|writes| writes.answers),
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! What a reservation decides. Pure and total: status only moves forward, and every repeated or late
+//! input has an arm that changes nothing and tells nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use shared_events::{
+    CancelReason, Count, Event, MovieId, Origin, RejectReason, ReservationCancelled, ReservationConfirmed,
+    ReservationId, ReservationPlaced, Timestamp,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Status {
+    Pending,
+    Confirmed,
+    Cancelled(CancelReason),
+}
+
+impl Status {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Confirmed => "CONFIRMED",
+            Self::Cancelled(_) => "CANCELLED",
+        }
+    }
+
+    pub const fn reason(self) -> Option<CancelReason> {
+        match self {
+            Self::Cancelled(reason) => Some(reason),
+            Self::Pending | Self::Confirmed => None,
+        }
+    }
+}
+
+/// What a customer asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    pub user_id: String,
+    pub user_name: String,
+    pub email: Option<String>,
+    pub movie_id: MovieId,
+    pub count: Count,
+    /// `None` takes the moment of placing.
+    pub date: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    pub id: ReservationId,
+    pub request: Request,
+    pub movie_name: Option<String>,
+    pub status: Status,
+    pub placed_at: Timestamp,
+    pub traceparent: Option<String>,
+}
+
+impl Reservation {
+    pub fn date(&self) -> String {
+        self.request.date.clone().unwrap_or_else(|| self.placed_at.to_string())
+    }
+}
+
+/// The rows that the inputs name, as far as they exist.
+pub type State = HashMap<ReservationId, Reservation>;
+
+#[derive(Clone, Debug)]
+pub enum Command {
+    Place(Request),
+    /// The movie allocated the tickets.
+    Confirm {
+        movie_name: String,
+    },
+    /// The movie could not serve it.
+    Reject {
+        reason: RejectReason,
+        movie_name: Option<String>,
+    },
+    /// The customer cancels.
+    Cancel,
+    /// The deadline has passed.
+    Expire,
+}
+
+#[derive(Clone, Debug)]
+pub struct Input {
+    pub id: ReservationId,
+    pub command: Command,
+    pub origin: Origin,
+}
+
+/// What a caller over HTTP is told; one per input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The reservation after the command; `changed` is false for a repeat.
+    Done {
+        reservation: Box<Reservation>,
+        changed: bool,
+    },
+    NotFound,
+    /// The id is taken by another body.
+    Conflict,
+}
+
+/// A reservation that came to its end, or changed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decided {
+    pub status: Status,
+    pub placed_at: Timestamp,
+    pub at: Timestamp,
+    /// Out of `PENDING`; a cancellation later on is not.
+    pub first: bool,
+}
+
+/// What is to be written: plain data.
+#[derive(Clone, Debug, Default)]
+pub struct Writes {
+    pub new: Vec<Reservation>,
+    pub changed: Vec<Reservation>,
+    pub events: Vec<(Event, Origin)>,
+    pub answers: Vec<Answer>,
+    pub decided: Vec<Decided>,
+}
+
+/// Decides all inputs, in order.
+pub fn fold(state: State, inputs: &[Input], now: Timestamp) -> Writes {
+    let mut fold = Fold { state, now, touched: BTreeMap::new(), writes: Writes::default() };
+    for input in inputs {
+        let answer = fold.decide(input);
+        fold.writes.answers.push(answer);
+    }
+    fold.finish()
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Touch {
+    New,
+    Changed,
+}
+
+struct Fold {
+    state: State,
+    now: Timestamp,
+    touched: BTreeMap<ReservationId, Touch>,
+    writes: Writes,
+}
+
+impl Fold {
+    fn decide(&mut self, input: &Input) -> Answer {
+        let Some(reservation) = self.state.get(&input.id) else {
+            return match &input.command {
+                Command::Place(request) => self.place(input, request),
+                Command::Confirm { .. } | Command::Reject { .. } | Command::Cancel | Command::Expire => {
+                    Answer::NotFound
+                }
+            };
+        };
+        let (status, movie_name) = match (&input.command, reservation.status) {
+            (Command::Place(request), _) => {
+                return if *request == reservation.request {
+                    unchanged(reservation)
+                } else {
+                    Answer::Conflict
+                };
+            }
+            (Command::Confirm { movie_name }, Status::Pending) => {
+                (Status::Confirmed, Some(movie_name.clone()))
+            }
+            // Again, or too late: the movie takes the tickets back when it reads the cancellation.
+            (Command::Confirm { .. }, Status::Confirmed | Status::Cancelled(_)) => {
+                return unchanged(reservation);
+            }
+            (Command::Reject { reason, movie_name }, Status::Pending) => {
+                (Status::Cancelled((*reason).into()), movie_name.clone())
+            }
+            (Command::Reject { .. }, Status::Confirmed | Status::Cancelled(_)) => {
+                return unchanged(reservation);
+            }
+            (Command::Cancel, Status::Pending | Status::Confirmed) => {
+                (Status::Cancelled(CancelReason::Customer), None)
+            }
+            (Command::Cancel, Status::Cancelled(_)) => return unchanged(reservation),
+            (Command::Expire, Status::Pending) => (Status::Cancelled(CancelReason::Deadline), None),
+            (Command::Expire, Status::Confirmed | Status::Cancelled(_)) => return unchanged(reservation),
+        };
+        self.advance(input, status, movie_name)
+    }
+
+    fn place(&mut self, input: &Input, request: &Request) -> Answer {
+        let reservation = Reservation {
+            id: input.id,
+            request: request.clone(),
+            movie_name: None,
+            status: Status::Pending,
+            placed_at: self.now,
+            traceparent: input.origin.traceparent.clone(),
+        };
+        let placed = ReservationPlaced {
+            timestamp: self.now,
+            reservation_id: reservation.id,
+            movie_id: request.movie_id,
+            user_id: request.user_id.clone(),
+            user_name: request.user_name.clone(),
+            email: request.email.clone(),
+            count: request.count,
+            date: reservation.date(),
+        };
+        self.writes.events.push((placed.into(), input.origin.clone()));
+        self.touched.insert(input.id, Touch::New);
+        self.state.insert(input.id, reservation.clone());
+        Answer::Done { reservation: Box::new(reservation), changed: true }
+    }
+
+    fn advance(&mut self, input: &Input, status: Status, movie_name: Option<String>) -> Answer {
+        let Some(reservation) = self.state.get_mut(&input.id) else { return Answer::NotFound };
+        let first = reservation.status == Status::Pending;
+        reservation.status = status;
+        reservation.movie_name = movie_name.or(reservation.movie_name.take());
+        let reservation = reservation.clone();
+        // One trace covers the saga: what no event caused goes on in the reservation's own.
+        let origin = match &input.origin.causation {
+            Some(_) => input.origin.clone(),
+            None => Origin { traceparent: reservation.traceparent.clone(), causation: None },
+        };
+        self.writes.events.push((told(&reservation, self.now), origin));
+        self.writes.decided.push(Decided { status, placed_at: reservation.placed_at, at: self.now, first });
+        self.touched.entry(input.id).or_insert(Touch::Changed);
+        Answer::Done { reservation: Box::new(reservation), changed: true }
+    }
+
+    fn finish(mut self) -> Writes {
+        let ids: BTreeSet<_> = self.touched.keys().copied().collect();
+        for id in ids {
+            let Some(reservation) = self.state.remove(&id) else { continue };
+            match self.touched.get(&id) {
+                Some(Touch::New) => self.writes.new.push(reservation),
+                Some(Touch::Changed) | None => self.writes.changed.push(reservation),
+            }
+        }
+        self.writes
+    }
+}
+
+fn unchanged(reservation: &Reservation) -> Answer {
+    Answer::Done { reservation: Box::new(reservation.clone()), changed: false }
+}
+
+/// The event that tells of a reservation's end.
+fn told(reservation: &Reservation, now: Timestamp) -> Event {
+    let Reservation { id, request, movie_name, status, .. } = reservation;
+    let date = reservation.date();
+    let request = request.clone();
+    match status.reason() {
+        Some(reason) => ReservationCancelled {
+            timestamp: now,
+            reservation_id: *id,
+            movie_id: request.movie_id,
+            movie_name: movie_name.clone(),
+            user_id: request.user_id,
+            user_name: request.user_name,
+            email: request.email,
+            count: request.count,
+            date,
+            reason,
+        }
+        .into(),
+        None => ReservationConfirmed {
+            timestamp: now,
+            reservation_id: *id,
+            movie_id: request.movie_id,
+            movie_name: movie_name.clone().unwrap_or_default(),
+            user_id: request.user_id,
+            user_name: request.user_name,
+            email: request.email,
+            count: request.count,
+            date,
+        }
+        .into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+//! The reservation service's rows, always locked and written in the order of their ids.
+
+use shared_events::{CancelReason, Count, MovieId, ReservationId, Timestamp};
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use service_kit::events::Fault;
+
+use crate::reservation::{Input, Request, Reservation, State, Status, Writes};
+
+/// Loads and locks what the inputs name.
+///
+/// # Errors
+/// The database's.
+pub async fn load(connection: &mut PgConnection, inputs: &[Input]) -> Result<State, sqlx::Error> {
+    let ids: Vec<Uuid> = inputs.iter().map(|input| input.id.0).collect();
+    let rows = sqlx::query("select * from reservation where id = any ($1) order by id for update")
+        .bind(&ids)
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(|row| reservation(row).map(|reservation| (reservation.id, reservation))).collect()
+}
+
+/// Reservations whose deadline has passed, by this database's clock; those that someone is deciding just
+/// now are left out.
+///
+/// # Errors
+/// The database's.
+pub async fn load_overdue(
+    connection: &mut PgConnection,
+    limit: i64,
+) -> Result<Vec<Reservation>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select * from reservation
+         where id in (
+             select id from reservation where status = 'PENDING' and deadline < clock_timestamp()
+             order by deadline limit $1)
+           and status = 'PENDING'
+         order by id
+         for update skip locked",
+    )
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(reservation).collect()
+}
+
+/// Seconds until the first deadline of what is still undecided; `None` if there is nothing.
+///
+/// # Errors
+/// The database's.
+pub async fn first_deadline_secs(connection: &mut PgConnection) -> Result<Option<f64>, sqlx::Error> {
+    sqlx::query(
+        "select extract(epoch from min(deadline) - clock_timestamp())::float8 as remaining
+         from reservation where status = 'PENDING'",
+    )
+    .fetch_one(connection)
+    .await?
+    .try_get("remaining")
+}
+
+/// Writes what was decided.
+///
+/// # Errors
+/// The database's; [`Fault::Fenced`] when another transaction has just inserted one of the new ids, so
+/// that it must be decided anew.
+pub async fn save(connection: &mut PgConnection, writes: &Writes, deadline_secs: u32) -> Result<(), Fault> {
+    if !writes.new.is_empty() {
+        let inserted = insert(connection, &writes.new, deadline_secs).await?;
+        if inserted < writes.new.len() as u64 {
+            return Err(Fault::Fenced);
+        }
+    }
+    if !writes.changed.is_empty() {
+        update(connection, &writes.changed).await?;
+    }
+    Ok(())
+}
+
+async fn insert(
+    connection: &mut PgConnection,
+    new: &[Reservation],
+    deadline_secs: u32,
+) -> Result<u64, sqlx::Error> {
+    let texts = |field: fn(&Reservation) -> &str| new.iter().map(field).collect::<Vec<_>>();
+    let inserted = sqlx::query(
+        "insert into reservation (id, user_id, user_name, email, movie_id, count, date, date_given, status,
+                                  placed_at, deadline, traceparent)
+         select id, user_id, user_name, email, movie_id, count, date, date_given, 'PENDING',
+                placed_at, clock_timestamp() + make_interval(secs => $11), traceparent
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::bigint[], $7::text[],
+                     $8::boolean[], $9::timestamptz[], $10::text[])
+             as row (id, user_id, user_name, email, movie_id, count, date, date_given, placed_at, traceparent)
+         order by id
+         on conflict do nothing",
+    )
+    .bind(new.iter().map(|reservation| reservation.id.0).collect::<Vec<_>>())
+    .bind(texts(|reservation| &reservation.request.user_id))
+    .bind(texts(|reservation| &reservation.request.user_name))
+    .bind(new.iter().map(|reservation| reservation.request.email.as_deref()).collect::<Vec<_>>())
+    .bind(new.iter().map(|reservation| reservation.request.movie_id.0).collect::<Vec<_>>())
+    .bind(new.iter().map(|reservation| reservation.request.count.get()).collect::<Vec<_>>())
+    .bind(new.iter().map(Reservation::date).collect::<Vec<_>>())
+    .bind(new.iter().map(|reservation| reservation.request.date.is_some()).collect::<Vec<_>>())
+    .bind(new.iter().map(|reservation| reservation.placed_at.moment()).collect::<Vec<_>>())
+    .bind(new.iter().map(|reservation| reservation.traceparent.as_deref()).collect::<Vec<_>>())
+    .bind(f64::from(deadline_secs))
+    .execute(connection)
+    .await?;
+    Ok(inserted.rows_affected())
+}
+
+async fn update(connection: &mut PgConnection, changed: &[Reservation]) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update reservation set status = row.status, reason = row.reason, movie_name = row.movie_name
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) as row (id, status, reason, movie_name)
+         where reservation.id = row.id",
+    )
+    .bind(changed.iter().map(|reservation| reservation.id.0).collect::<Vec<_>>())
+    .bind(changed.iter().map(|reservation| reservation.status.as_str()).collect::<Vec<_>>())
+    .bind(
+        changed
+            .iter()
+            .map(|reservation| reservation.status.reason().map(CancelReason::as_str))
+            .collect::<Vec<_>>(),
+    )
+    .bind(changed.iter().map(|reservation| reservation.movie_name.as_deref()).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// One reservation, as it stands.
+///
+/// # Errors
+/// The database's.
+pub async fn find(
+    connection: &mut PgConnection,
+    id: ReservationId,
+) -> Result<Option<Reservation>, sqlx::Error> {
+    let row =
+        sqlx::query("select * from reservation where id = $1").bind(id.0).fetch_optional(connection).await?;
+    row.as_ref().map(reservation).transpose()
+}
+
+/// The newest reservations below `before`, of one user or of all, with their place in the order.
+///
+/// # Errors
+/// The database's.
+pub async fn list(
+    connection: &mut PgConnection,
+    user_id: Option<&str>,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<(i64, Reservation)>, sqlx::Error> {
+    let before = before.unwrap_or(i64::MAX);
+    // Two statements: with one that asks for either, no index would serve both.
+    let rows = match user_id {
+        Some(user_id) => {
+            sqlx::query(
+                "select * from reservation where user_id = $1 and seq < $2 order by seq desc limit $3",
+            )
+            .bind(user_id)
+            .bind(before)
+            .bind(limit)
+            .fetch_all(connection)
+            .await?
+        }
+        None => {
+            sqlx::query("select * from reservation where seq < $1 order by seq desc limit $2")
+                .bind(before)
+                .bind(limit)
+                .fetch_all(connection)
+                .await?
+        }
+    };
+    rows.iter().map(|row| Ok((row.try_get("seq")?, reservation(row)?))).collect()
+}
+
+fn reservation(row: &PgRow) -> Result<Reservation, sqlx::Error> {
+    let unreadable = |what: String| sqlx::Error::Decode(what.into());
+    let count = Count::new(row.try_get("count")?).ok_or_else(|| unreadable("a count below 1".into()))?;
+    let date: String = row.try_get("date")?;
+    let given: bool = row.try_get("date_given")?;
+    Ok(Reservation {
+        id: ReservationId(row.try_get("id")?),
+        request: Request {
+            user_id: row.try_get("user_id")?,
+            user_name: row.try_get("user_name")?,
+            email: row.try_get("email")?,
+            movie_id: MovieId(row.try_get("movie_id")?),
+            count,
+            date: given.then_some(date),
+        },
+        movie_name: row.try_get("movie_name")?,
+        status: status(row.try_get("status")?, row.try_get("reason")?)
+            .ok_or_else(|| unreadable("an unknown status or reason".into()))?,
+        placed_at: Timestamp::new(row.try_get("placed_at")?),
+        traceparent: row.try_get("traceparent")?,
+    })
+}
+
+fn status(status: &str, reason: Option<&str>) -> Option<Status> {
+    match (status, reason) {
+        ("PENDING", None) => Some(Status::Pending),
+        ("CONFIRMED", None) => Some(Status::Confirmed),
+        ("CANCELLED", Some(reason)) => CancelReason::parse(reason).map(Status::Cancelled),
+        _ => None,
+    }
+}

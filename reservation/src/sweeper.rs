@@ -1,0 +1,78 @@
+//! Deadlines: turns reservations that are undecided past their deadline into cancelled ones, on the same
+//! road as everything else.
+
+use std::time::Duration;
+
+use service_kit::events::Fault;
+use service_kit::events::database::{self, Transaction};
+use shared_events::Origin;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::reservation::{Command, Input};
+use crate::{Road, store};
+
+/// How often it looks.
+const PERIOD: Duration = Duration::from_millis(500);
+
+/// Reservations cancelled in one transaction at most.
+const BATCH: i64 = 500;
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Expired(usize),
+    Idle,
+}
+
+/// Sweeps until told to stop.
+///
+/// # Errors
+/// A fatal fault.
+pub async fn run(road: Road, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut tick = interval(PERIOD);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = tick.tick() => {}
+        }
+        loop {
+            match database::bounded(step(&road)).await {
+                Ok(Step::Expired(_)) => {}
+                Ok(Step::Idle) => break,
+                Err(Fault::Passing(reason)) => {
+                    warn!(reason, "deadlines are looked at again later");
+                    break;
+                }
+                Err(fault) => anyhow::bail!("sweeping deadlines: {fault}"),
+            }
+            if stop.is_cancelled() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Cancels one batch of overdue reservations.
+///
+/// # Errors
+/// Nothing was committed, unless the answer to the commit was lost.
+pub async fn step(road: &Road) -> Result<Step, Fault> {
+    let mut transaction = Transaction::begin(&road.pool).await?;
+    let overdue = store::load_overdue(&mut transaction, BATCH).await?;
+    if overdue.is_empty() {
+        transaction.commit().await?;
+        return Ok(Step::Idle);
+    }
+    let inputs: Vec<_> = overdue
+        .iter()
+        .map(|reservation| Input { id: reservation.id, command: Command::Expire, origin: Origin::default() })
+        .collect();
+    let state = overdue.into_iter().map(|reservation| (reservation.id, reservation)).collect();
+    let writes = road.decide_loaded(&mut transaction, state, &inputs).await?;
+    transaction.commit().await?;
+    road.committed(&writes);
+    Ok(Step::Expired(inputs.len()))
+}
