@@ -1,1 +1,304 @@
-//! wip
+//! Given, when, then; and any interleaving and repetition of inputs.
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+
+fn movie_id(n: u128) -> MovieId {
+    MovieId(Uuid::from_u128(n))
+}
+
+fn reservation_id(n: u128) -> ReservationId {
+    ReservationId(Uuid::from_u128(n))
+}
+
+fn count(n: i64) -> Count {
+    Count::new(n).unwrap()
+}
+
+fn publish(n: u128, qty: i64) -> Command {
+    Command::Publish { movie_id: movie_id(n), name: "LALALand".into(), description: String::new(), qty }
+}
+
+fn allocate(reservation: u128, movie: u128, n: i64) -> Command {
+    Command::Allocate {
+        movie_id: movie_id(movie),
+        reservation_id: reservation_id(reservation),
+        count: count(n),
+    }
+}
+
+fn release(reservation: u128, movie: u128, n: i64) -> Command {
+    Command::Release {
+        movie_id: movie_id(movie),
+        reservation_id: reservation_id(reservation),
+        count: count(n),
+    }
+}
+
+fn deliver(delivery: u128, movie: u128, n: i64) -> Command {
+    let delivery_id = DeliveryId(Uuid::from_u128(delivery));
+    Command::Deliver { movie_id: movie_id(movie), delivery_id, count: count(n) }
+}
+
+fn edit(movie: u128, name: &str, editions: Editions) -> Command {
+    Command::Edit { movie_id: movie_id(movie), name: Some(name.into()), description: None, editions }
+}
+
+/// The tables, as maps.
+#[derive(Default)]
+struct Tables {
+    state: State,
+    log: Vec<Event>,
+}
+
+impl Tables {
+    fn given(commands: &[Command]) -> Self {
+        let mut tables = Self::default();
+        tables.when(commands);
+        tables
+    }
+
+    fn when(&mut self, commands: &[Command]) -> Vec<Answer> {
+        let inputs: Vec<_> = commands
+            .iter()
+            .map(|command| Input { command: command.clone(), origin: Origin::default() })
+            .collect();
+        let writes = fold(self.state.clone(), &inputs, Timestamp::now());
+        for movie in writes.new_movies {
+            assert!(self.state.movies.insert(movie.id, movie).is_none(), "inserted twice");
+        }
+        for movie in writes.changed_movies {
+            assert!(self.state.movies.insert(movie.id, movie).is_some(), "updated what isn't there");
+        }
+        for (id, decision) in writes.new_decisions {
+            assert!(self.state.decisions.insert(id, decision).is_none(), "decided twice");
+        }
+        for id in writes.released {
+            self.state.decisions.get_mut(&id).unwrap().outcome = Outcome::Released;
+        }
+        for (id, delivery) in writes.new_deliveries {
+            assert!(self.state.deliveries.insert(id, delivery).is_none(), "delivered twice");
+        }
+        self.log.extend(writes.events.into_iter().map(|(event, _)| event));
+        writes.answers
+    }
+
+    fn qty(&self, movie: u128) -> i64 {
+        self.state.movies[&movie_id(movie)].qty
+    }
+
+    fn outcome(&self, reservation: u128) -> Outcome {
+        self.state.decisions[&reservation_id(reservation)].outcome
+    }
+
+    fn told(&self) -> Vec<&'static str> {
+        self.log.iter().map(Event::event_type).collect()
+    }
+}
+
+#[test]
+fn the_golden_run() {
+    let mut tables = Tables::given(&[publish(1, 100)]);
+    tables.when(&[allocate(1, 1, 45)]);
+    assert_eq!(tables.qty(1), 55);
+    tables.when(&[allocate(2, 1, 57)]);
+    assert_eq!((tables.qty(1), tables.outcome(2)), (55, Outcome::Rejected));
+    tables.when(&[allocate(3, 1, 55)]);
+    assert_eq!(tables.qty(1), 0, "exactly what is left can be had");
+    tables.when(&[release(1, 1, 45)]);
+    assert_eq!((tables.qty(1), tables.outcome(1)), (45, Outcome::Released));
+    let told =
+        ["MoviePublished", "TicketsAllocated", "AllocationRejected", "TicketsAllocated", "TicketsReleased"];
+    assert_eq!(tables.told(), told);
+}
+
+#[test]
+fn a_rejection_says_why_and_at_which_version() {
+    let mut tables = Tables::given(&[publish(1, 5)]);
+    tables.when(&[allocate(1, 1, 6), allocate(2, 9, 1)]);
+    let Event::AllocationRejected(short) = &tables.log[1] else { panic!() };
+    assert_eq!((short.reason, short.qty, short.version), (RejectReason::OutOfStock, Some(5), Some(1)));
+    assert_eq!(short.movie_name.as_deref(), Some("LALALand"));
+    let Event::AllocationRejected(missing) = &tables.log[2] else { panic!() };
+    assert_eq!((missing.reason, missing.qty, missing.version), (RejectReason::MovieNotFound, None, None));
+}
+
+#[test]
+fn a_rejected_placement_stays_rejected_once_tickets_are_back() {
+    let mut tables = Tables::given(&[publish(1, 1), allocate(1, 1, 1), allocate(2, 1, 1), release(1, 1, 1)]);
+    let before = tables.told().len();
+    tables.when(&[allocate(2, 1, 1), allocate(1, 1, 1)]);
+    assert_eq!((tables.qty(1), tables.told().len()), (1, before));
+}
+
+#[test]
+fn a_cancellation_without_a_placement_is_kept_for_it() {
+    let mut tables = Tables::given(&[publish(1, 5)]);
+    tables.when(&[release(1, 1, 2)]);
+    tables.when(&[allocate(1, 1, 2), release(1, 1, 2)]);
+    assert_eq!((tables.qty(1), tables.outcome(1)), (5, Outcome::Void));
+    assert_eq!(tables.told(), ["MoviePublished"]);
+}
+
+#[test]
+fn tickets_go_back_once_and_only_as_many_as_were_taken() {
+    let mut tables = Tables::given(&[publish(1, 5), publish(2, 5), allocate(1, 1, 2)]);
+    tables.when(&[release(1, 2, 2)]);
+    assert_eq!((tables.qty(1), tables.qty(2)), (3, 5), "another movie's tickets are not touched");
+    tables.when(&[release(1, 1, 4), release(1, 1, 2)]);
+    tables.when(&[release(1, 1, 2)]);
+    assert_eq!(tables.qty(1), 5);
+    tables.when(&[allocate(2, 1, 9), release(2, 1, 9)]);
+    assert_eq!(tables.qty(1), 5, "a rejection holds nothing that could go back");
+}
+
+#[test]
+fn the_same_call_again_changes_nothing_and_another_body_is_a_conflict() {
+    let mut tables = Tables::given(&[publish(1, 5), deliver(1, 1, 3)]);
+    let answers = tables.when(&[publish(1, 5), publish(1, 6), deliver(1, 1, 3), deliver(1, 1, 4)]);
+    assert!(matches!(&answers[0], Answer::Done(movie) if movie.qty == 8));
+    assert_eq!(answers[1], Answer::Conflict);
+    assert!(matches!(&answers[2], Answer::Done(movie) if movie.qty == 8));
+    assert_eq!(answers[3], Answer::Conflict);
+    assert_eq!(tables.told(), ["MoviePublished", "TicketsAdded"]);
+}
+
+#[test]
+fn a_delivery_keeps_within_the_bound() {
+    let mut tables = Tables::given(&[publish(1, QTY_MAX - 1)]);
+    let answers = tables.when(&[deliver(1, 1, 2), deliver(2, 1, 1), deliver(3, 9, 1)]);
+    assert_eq!(answers[0], Answer::TooMany { qty: QTY_MAX - 1 });
+    assert!(matches!(&answers[1], Answer::Done(movie) if movie.qty == QTY_MAX));
+    assert_eq!(answers[2], Answer::NoSuchMovie);
+}
+
+#[test]
+fn an_edit_needs_the_edition_that_stands() {
+    let mut tables = Tables::given(&[publish(1, 5), allocate(1, 1, 1)]);
+    let answers = tables.when(&[
+        edit(1, "New", Editions::OneOf(vec![7, 1])),
+        edit(1, "Newer", Editions::OneOf(vec![1])),
+        edit(1, "Newest", Editions::Any),
+        edit(1, "Newest", Editions::OneOf(vec![3])),
+        edit(9, "x", Editions::Any),
+    ]);
+    assert!(matches!(&answers[0], Answer::Done(movie) if movie.edition == 2 && movie.version == 3));
+    assert_eq!(answers[1], Answer::Stale);
+    assert!(matches!(&answers[2], Answer::Done(movie) if movie.edition == 3 && movie.name == "Newest"));
+    assert!(matches!(&answers[3], Answer::Done(movie) if movie.edition == 3), "no change, no event");
+    assert_eq!(answers[4], Answer::NoSuchMovie);
+    assert_eq!(tables.told(), ["MoviePublished", "TicketsAllocated", "MovieUpdated", "MovieUpdated"]);
+}
+
+fn any_command() -> impl Strategy<Value = Command> {
+    let movie = 1..3_u128;
+    let reservation = 1..8_u128;
+    prop_oneof![
+        1 => (movie.clone(), 0..12_i64).prop_map(|(movie, qty)| publish(movie, qty)),
+        1 => (movie.clone(), "[ab]").prop_map(|(movie, name)| edit(movie, &name, Editions::Any)),
+        1 => (1..4_u128, movie.clone(), 1..4_i64).prop_map(|(delivery, movie, n)| deliver(delivery, movie, n)),
+        6 => (reservation.clone(), movie.clone(), 1..6_i64).prop_map(|(id, movie, n)| allocate(id, movie, n)),
+        5 => (reservation, movie, 1..6_i64).prop_map(|(id, movie, n)| release(id, movie, n)),
+    ]
+}
+
+/// Published + added = left + allocated, what is allocated is what the decisions hold, and the chain of
+/// versions and quantities in the log is unbroken.
+fn check(tables: &Tables) {
+    for movie in tables.state.movies.values() {
+        let held: i64 = tables
+            .state
+            .decisions
+            .values()
+            .filter(|decision| decision.movie_id == movie.id && decision.outcome == Outcome::Allocated)
+            .map(|decision| decision.count.get())
+            .sum();
+        assert_eq!(movie.allocated, held);
+        assert_eq!(movie.published + movie.added, movie.qty + movie.allocated);
+        assert!(movie.qty >= 0);
+        check_chain(&tables.log, movie);
+    }
+}
+
+fn check_chain(log: &[Event], movie: &Movie) {
+    let (mut version, mut qty) = (0, 0);
+    for event in log.iter().filter(|event| event.movie_id() == movie.id) {
+        let (change, next, left) = match event {
+            Event::MoviePublished(event) => (event.qty, event.version, event.qty),
+            Event::MovieUpdated(event) => (0, event.version, event.qty),
+            Event::TicketsAdded(event) => (event.count.get(), event.version, event.qty),
+            Event::TicketsReleased(event) => (event.count.get(), event.version, event.qty),
+            Event::TicketsAllocated(event) => (-event.count.get(), event.version, event.qty),
+            Event::AllocationRejected(event) => {
+                assert!(event.version.is_none_or(|at| at == version), "decided at what stood");
+                continue;
+            }
+            other => panic!("not a movie's event: {other:?}"),
+        };
+        assert_eq!((next, left), (version + 1, qty + change));
+        (version, qty) = (next, left);
+    }
+    assert_eq!((version, qty), (movie.version, movie.qty));
+}
+
+proptest! {
+    #[test]
+    fn any_interleaving_and_repetition_keeps_the_ledger(
+        batches in prop::collection::vec(prop::collection::vec(any_command(), 1..12), 1..12),
+        again in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+    ) {
+        let mut tables = Tables::default();
+        for batch in &batches {
+            tables.when(batch);
+            check(&tables);
+        }
+        for index in again {
+            tables.when(&batches[index.index(batches.len())]);
+            check(&tables);
+        }
+    }
+
+    #[test]
+    fn how_commands_are_cut_into_batches_makes_no_difference(
+        commands in prop::collection::vec(any_command(), 1..40),
+        size in 1..10_usize,
+    ) {
+        let mut whole = Tables::default();
+        whole.when(&commands);
+        let mut cut = Tables::default();
+        for batch in commands.chunks(size) {
+            cut.when(batch);
+        }
+        prop_assert_eq!(whole.told(), cut.told());
+        prop_assert_eq!(whole.state.movies, cut.state.movies);
+        prop_assert_eq!(whole.state.decisions, cut.state.decisions);
+    }
+
+    #[test]
+    fn repeating_all_placements_and_cancellations_changes_nothing(
+        commands in prop::collection::vec(any_command(), 1..40),
+        reverse in any::<bool>(),
+    ) {
+        let mut tables = Tables::default();
+        tables.when(&commands);
+        let (told, movies) = (tables.told().len(), tables.state.movies.clone());
+        // Only of reservations that were cancelled: the others' cancellation may be news still.
+        let ended = |id: &ReservationId| tables.state.decisions[id].outcome != Outcome::Allocated;
+        let mut again: Vec<_> = commands
+            .into_iter()
+            .filter(|command| match command {
+                Command::Allocate { .. } => true,
+                Command::Release { reservation_id, .. } => ended(reservation_id),
+                _ => false,
+            })
+            .collect();
+        if reverse {
+            again.reverse();
+        }
+        tables.when(&again);
+        prop_assert_eq!(tables.told().len(), told);
+        prop_assert_eq!(tables.state.movies, movies);
+    }
+}
