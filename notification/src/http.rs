@@ -1,0 +1,109 @@
+//! What customers were told, newest first.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+use service_kit::events::Fault;
+use service_kit::fields::Bounds;
+use service_kit::page::{self, PageQuery};
+use service_kit::problem::Problem;
+use shared_events::{MovieId, ReservationId, Timestamp};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::store::{self, Filter, Recorded};
+
+const COLLECTION: &str = "notification";
+const USER_ID_MAX: usize = 200;
+
+#[derive(Clone)]
+pub struct Api {
+    pub pool: PgPool,
+}
+
+pub fn routes(api: Api) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static {
+    let api = web::Data::new(api);
+    move |config| {
+        config.app_data(api.clone()).service(web::resource("/notifications").get(list));
+    }
+}
+
+/// A notification as it is shown; its e-mail address is nobody's business.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NotificationView<'a> {
+    id: Uuid,
+    reserve_id: ReservationId,
+    reserve_status: &'static str,
+    user_id: &'a str,
+    user_name: &'a str,
+    movie_id: MovieId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    movie_name: Option<&'a str>,
+    count: i64,
+    message: &'a str,
+    sent_at: Timestamp,
+}
+
+impl<'a> From<&'a Recorded> for NotificationView<'a> {
+    fn from(Recorded { notification, sent_at }: &'a Recorded) -> Self {
+        Self {
+            id: notification.id,
+            reserve_id: notification.reservation_id,
+            reserve_status: notification.outcome.status().as_str(),
+            user_id: &notification.user_id,
+            user_name: &notification.user_name,
+            movie_id: notification.movie_id,
+            movie_name: notification.movie_name.as_deref(),
+            count: notification.count.get(),
+            message: &notification.message,
+            sent_at: *sent_at,
+        }
+    }
+}
+
+async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let mut parameters = page::query(&request, &["userId", "reserveId", "cursor", "limit"])?;
+    let parameter = |name: &str| parameters.get(name).map(String::as_str);
+    let query = PageQuery::parse(COLLECTION, parameter("cursor"), parameter("limit"))?;
+    let mut bounds = Bounds::new();
+    let reservation_id = parameter("reserveId").map(|id| bounds.id("/reserveId", id)).transpose()?;
+    let user_id = parameters.remove("userId").map(|id| bounds.text("/userId", id, 1, USER_ID_MAX));
+    bounds.check()?;
+    let filter = Filter { user_id, reservation_id: reservation_id.map(ReservationId) };
+
+    let mut connection = api.pool.acquire().await.map_err(Fault::from)?;
+    let recorded =
+        store::list(&mut connection, &filter, query.cursor, query.limit + 1).await.map_err(Fault::from)?;
+    let rows = recorded.iter().map(|(seq, recorded)| (*seq, NotificationView::from(recorded))).collect();
+    Ok(page::page(&request, COLLECTION, rows, &query))
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::{App, http::StatusCode, test};
+    use serde_json::Value;
+
+    use super::*;
+
+    /// What is refused never reaches the database, so there need be none.
+    async fn refused(uri: &str) -> (StatusCode, String) {
+        let pool = PgPool::connect_lazy("postgres://localhost:1/nowhere").unwrap();
+        let app = test::init_service(App::new().configure(routes(Api { pool }))).await;
+        let response = test::call_service(&app, test::TestRequest::with_uri(uri).to_request()).await;
+        let status = response.status();
+        let body: Value = test::read_body_json(response).await;
+        (status, body["errors"][0]["pointer"].as_str().unwrap_or_default().to_owned())
+    }
+
+    #[actix_web::test]
+    async fn bad_filters_are_named() {
+        let bad = |pointer: &str| (StatusCode::BAD_REQUEST, pointer.to_owned());
+        assert_eq!(refused("/notifications?reserveId=7").await, bad("/reserveId"));
+        assert_eq!(refused("/notifications?cursor=nonsense").await, bad("/cursor"));
+        assert_eq!(refused("/notifications?limit=many").await, bad("/limit"));
+        assert_eq!(refused("/notifications?userid=7").await, bad("/userid"));
+        assert_eq!(refused("/notifications?userId=%00").await, bad("/userId"));
+        let too_long = format!("/notifications?userId={}", "x".repeat(201));
+        assert_eq!(refused(&too_long).await, (StatusCode::UNPROCESSABLE_ENTITY, "/userId".into()));
+    }
+}

@@ -1,0 +1,150 @@
+//! The notification service's rows. They are only ever inserted.
+
+use shared_events::{CancelReason, Count, MovieId, ReservationId, Timestamp};
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use crate::notification::{Key, Notification, Outcome, State, Status, Writes};
+
+/// Loads which outcomes of the reservations that the inputs name were told. Nothing to lock: what is
+/// there never changes, and what is not is guarded by its unique key.
+///
+/// # Errors
+/// The database's.
+pub async fn load(connection: &mut PgConnection, inputs: &[Notification]) -> Result<State, sqlx::Error> {
+    let mut reservations: Vec<Uuid> = inputs.iter().map(|input| input.reservation_id.0).collect();
+    reservations.sort_unstable();
+    reservations.dedup();
+    let rows =
+        sqlx::query("select reservation_id, outcome from notification where reservation_id = any ($1)")
+            .bind(&reservations)
+            .fetch_all(connection)
+            .await?;
+    rows.iter().map(key).collect()
+}
+
+fn key(row: &PgRow) -> Result<Key, sqlx::Error> {
+    Ok((ReservationId(row.try_get("reservation_id")?), status(row.try_get("outcome")?)?))
+}
+
+/// Writes what was decided, and tells what of it is new: another owner of the partition may have been
+/// here since `load`.
+///
+/// # Errors
+/// The database's.
+pub async fn save(connection: &mut PgConnection, writes: &Writes) -> Result<Vec<Status>, sqlx::Error> {
+    let new = &writes.new;
+    if new.is_empty() {
+        return Ok(Vec::new());
+    }
+    // Numbered in the order of the log, inserted in the order of the key.
+    let rows = sqlx::query(
+        "insert into notification (seq, id, reservation_id, outcome, reason, user_id, user_name, email,
+                                   movie_id, movie_name, count, message)
+         select * from (
+             select nextval('notification_seq_seq'), row.*
+             from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+                         $8::uuid[], $9::text[], $10::bigint[], $11::text[])
+                 as row (id, reservation_id, outcome, reason, user_id, user_name, email, movie_id,
+                         movie_name, count, message)
+         ) as numbered
+         order by reservation_id, outcome
+         on conflict on constraint notification_reservation_id_outcome_key do nothing
+         returning outcome",
+    )
+    .bind(new.iter().map(|new| new.id).collect::<Vec<_>>())
+    .bind(new.iter().map(|new| new.reservation_id.0).collect::<Vec<_>>())
+    .bind(new.iter().map(|new| new.outcome.status().as_str()).collect::<Vec<_>>())
+    .bind(new.iter().map(|new| new.outcome.reason().map(CancelReason::as_str)).collect::<Vec<_>>())
+    .bind(new.iter().map(|new| new.user_id.as_str()).collect::<Vec<_>>())
+    .bind(new.iter().map(|new| new.user_name.as_str()).collect::<Vec<_>>())
+    .bind(new.iter().map(|new| new.email.as_deref()).collect::<Vec<_>>())
+    .bind(new.iter().map(|new| new.movie_id.0).collect::<Vec<_>>())
+    .bind(new.iter().map(|new| new.movie_name.as_deref()).collect::<Vec<_>>())
+    .bind(new.iter().map(|new| new.count.get()).collect::<Vec<_>>())
+    .bind(new.iter().map(|new| new.message.as_str()).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| status(row.try_get("outcome")?)).collect()
+}
+
+/// A notification as it was recorded.
+pub struct Recorded {
+    pub notification: Notification,
+    pub sent_at: Timestamp,
+}
+
+/// What a list is narrowed to.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    pub user_id: Option<String>,
+    pub reservation_id: Option<ReservationId>,
+}
+
+/// The newest notifications below `before`, with their place in the order.
+///
+/// # Errors
+/// The database's.
+pub async fn list(
+    connection: &mut PgConnection,
+    filter: &Filter,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<(i64, Recorded)>, sqlx::Error> {
+    // A statement for each index.
+    let query = match (filter.reservation_id, &filter.user_id) {
+        (Some(reservation_id), user_id) => sqlx::query(
+            "select * from notification
+             where reservation_id = $1 and ($2::text is null or user_id = $2) and seq < $3
+             order by seq desc limit $4",
+        )
+        .bind(reservation_id.0)
+        .bind(user_id.as_deref()),
+        (None, Some(user_id)) => sqlx::query(
+            "select * from notification
+             where left(user_id, 200) = left($1, 200) and user_id = $1 and seq < $2
+             order by seq desc limit $3",
+        )
+        .bind(user_id.as_str()),
+        (None, None) => sqlx::query("select * from notification where seq < $1 order by seq desc limit $2"),
+    };
+    let rows = query.bind(before.unwrap_or(i64::MAX)).bind(limit).fetch_all(connection).await?;
+    rows.iter().map(|row| Ok((row.try_get("seq")?, recorded(row)?))).collect()
+}
+
+fn recorded(row: &PgRow) -> Result<Recorded, sqlx::Error> {
+    let count = Count::new(row.try_get("count")?).ok_or_else(|| unreadable("a count below 1"))?;
+    let notification = Notification {
+        id: row.try_get("id")?,
+        reservation_id: ReservationId(row.try_get("reservation_id")?),
+        outcome: outcome(row.try_get("outcome")?, row.try_get("reason")?)?,
+        user_id: row.try_get("user_id")?,
+        user_name: row.try_get("user_name")?,
+        email: row.try_get("email")?,
+        movie_id: MovieId(row.try_get("movie_id")?),
+        movie_name: row.try_get("movie_name")?,
+        count,
+        message: row.try_get("message")?,
+    };
+    Ok(Recorded { notification, sent_at: Timestamp::new(row.try_get("sent_at")?) })
+}
+
+fn outcome(text: &str, reason: Option<&str>) -> Result<Outcome, sqlx::Error> {
+    match (status(text)?, reason) {
+        (Status::Confirmed, None) => Ok(Outcome::Confirmed),
+        (Status::Cancelled, Some(reason)) => match CancelReason::parse(reason) {
+            Some(reason) => Ok(Outcome::Cancelled(reason)),
+            None => Err(unreadable(&format!("an unknown reason: {reason}"))),
+        },
+        (status, reason) => Err(unreadable(&format!("{status:?} with the reason {reason:?}"))),
+    }
+}
+
+fn status(text: &str) -> Result<Status, sqlx::Error> {
+    Status::parse(text).ok_or_else(|| unreadable(&format!("an unknown outcome: {text}")))
+}
+
+fn unreadable(what: &str) -> sqlx::Error {
+    sqlx::Error::Decode(what.into())
+}
