@@ -1,1 +1,70 @@
-//! wip
+//! The read side: what a customer has reserved.
+//!
+//! # Layout
+//!
+//! - [`projection`]: what the log says of a reservation, in whatever order: pure.
+//! - [`store`]: the rows behind it.
+//! - [`events`]: outcomes from the log.
+//! - [`http`]: the list, newest first.
+//! - [`config`]: the settings.
+
+pub mod config;
+pub mod events;
+pub mod http;
+pub mod projection;
+pub mod store;
+
+use std::net::TcpListener;
+
+use service_kit::events::{Foundation, Needs};
+use shared_events::Consumer;
+use sqlx::migrate::Migrator;
+use tokio_util::sync::CancellationToken;
+
+pub use config::Config;
+
+static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// The service, built and bound, not yet running.
+pub struct Application {
+    foundation: Foundation,
+    listener: TcpListener,
+    metrics: events::ListMetrics,
+}
+
+impl Application {
+    /// Binds the address, connects to the database and migrates it. Kafka may be away.
+    ///
+    /// # Errors
+    /// An address in use; a database that can't be reached or migrated.
+    pub async fn build(config: Config) -> anyhow::Result<Self> {
+        let listener = service_kit::http::bind(config.bind_address)?;
+        let needs = Needs {
+            consumer: Consumer::ReservationList,
+            migrations: Migrator::with_migrations(MIGRATIONS.iter().cloned().collect()),
+            publishes: false,
+            // Rows and position are lost together, and the log still has what they were made of.
+            asynchronous_commit: true,
+        };
+        let foundation = Foundation::build(&config.events, needs).await?;
+        let metrics = events::ListMetrics::new(foundation.metrics.registry())?;
+        Ok(Self { foundation, listener, metrics })
+    }
+
+    /// The port that was bound; 0 if the system can't tell.
+    pub fn port(&self) -> u16 {
+        self.listener.local_addr().map_or(0, |address| address.port())
+    }
+
+    /// Runs until told to stop, and drains.
+    ///
+    /// # Errors
+    /// A fatal fault.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let Self { foundation, listener, metrics } = self;
+        let api = http::Api { pool: foundation.pool.clone() };
+        let handler = events::Handler { metrics };
+        let stages = foundation.serve(listener, http::routes(api));
+        foundation.consume(stages, handler).run(shutdown).await
+    }
+}

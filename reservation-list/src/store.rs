@@ -1,0 +1,130 @@
+//! The list's rows, always locked and written in the order of their ids.
+
+use service_kit::events::Fault;
+use shared_events::{Count, MovieId, ReservationId};
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use crate::projection::{Reservation, State, Status, Writes};
+
+/// Loads and locks what the inputs name.
+///
+/// # Errors
+/// The database's.
+pub async fn load(connection: &mut PgConnection, inputs: &[Reservation]) -> Result<State, sqlx::Error> {
+    let mut ids: Vec<Uuid> = inputs.iter().map(|input| input.id.0).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let rows = sqlx::query("select id, status from reservation where id = any ($1) order by id for update")
+        .bind(&ids)
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(|row| Ok((ReservationId(row.try_get("id")?), status(row.try_get("status")?)?))).collect()
+}
+
+/// Writes what was decided.
+///
+/// # Errors
+/// The database's; a passing fault when another owner of the partition has inserted one of the new rows
+/// since `load`, so that it must be decided anew.
+pub async fn save(connection: &mut PgConnection, writes: &Writes) -> Result<(), Fault> {
+    if !writes.new.is_empty() {
+        let inserted = insert(connection, &writes.new).await?;
+        if inserted < writes.new.len() as u64 {
+            return Err(Fault::Passing("a row was inserted by another owner of the partition".into()));
+        }
+    }
+    if !writes.cancelled.is_empty() {
+        sqlx::query("update reservation set status = 'CANCELLED' where id = any ($1)")
+            .bind(writes.cancelled.iter().map(|id| id.0).collect::<Vec<_>>())
+            .execute(connection)
+            .await?;
+    }
+    Ok(())
+}
+
+async fn insert(connection: &mut PgConnection, new: &[Reservation]) -> Result<u64, sqlx::Error> {
+    // Numbered in the order of the log, inserted in the order of the ids.
+    let inserted = sqlx::query(
+        "insert into reservation (seq, id, status, user_id, movie_id, movie_name, count, date)
+         select * from (
+             select nextval('reservation_seq_seq'), row.*
+             from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::bigint[], $7::text[])
+                 as row (id, status, user_id, movie_id, movie_name, count, date)
+         ) as numbered
+         order by id
+         on conflict on constraint reservation_pkey do nothing",
+    )
+    .bind(new.iter().map(|row| row.id.0).collect::<Vec<_>>())
+    .bind(new.iter().map(|row| row.status.as_str()).collect::<Vec<_>>())
+    .bind(new.iter().map(|row| row.user_id.as_str()).collect::<Vec<_>>())
+    .bind(new.iter().map(|row| row.movie_id.0).collect::<Vec<_>>())
+    .bind(new.iter().map(|row| row.movie_name.as_deref()).collect::<Vec<_>>())
+    .bind(new.iter().map(|row| row.count.get()).collect::<Vec<_>>())
+    .bind(new.iter().map(|row| row.date.as_str()).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(inserted.rows_affected())
+}
+
+/// Which reservations a list shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    Confirmed,
+    /// The cancelled ones too.
+    All,
+}
+
+/// The newest reservations below `before`, of one user or of all, with their place in the order.
+///
+/// # Errors
+/// The database's.
+pub async fn list(
+    connection: &mut PgConnection,
+    user_id: Option<&str>,
+    shown: Shown,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<(i64, Reservation)>, sqlx::Error> {
+    // A statement for each index, with the status as a literal: a partial index serves nothing else.
+    let query = match (user_id, shown) {
+        (Some(user_id), Shown::Confirmed) => sqlx::query(
+            "select * from reservation
+             where left(user_id, 200) = left($1, 200) and user_id = $1 and status = 'CONFIRMED' and seq < $2
+             order by seq desc limit $3",
+        )
+        .bind(user_id),
+        (Some(user_id), Shown::All) => sqlx::query(
+            "select * from reservation
+             where left(user_id, 200) = left($1, 200) and user_id = $1 and seq < $2
+             order by seq desc limit $3",
+        )
+        .bind(user_id),
+        (None, Shown::Confirmed) => sqlx::query(
+            "select * from reservation where status = 'CONFIRMED' and seq < $1 order by seq desc limit $2",
+        ),
+        (None, Shown::All) => {
+            sqlx::query("select * from reservation where seq < $1 order by seq desc limit $2")
+        }
+    };
+    let rows = query.bind(before.unwrap_or(i64::MAX)).bind(limit).fetch_all(connection).await?;
+    rows.iter().map(|row| Ok((row.try_get("seq")?, reservation(row)?))).collect()
+}
+
+fn reservation(row: &PgRow) -> Result<Reservation, sqlx::Error> {
+    let count = Count::new(row.try_get("count")?);
+    Ok(Reservation {
+        id: ReservationId(row.try_get("id")?),
+        status: status(row.try_get("status")?)?,
+        user_id: row.try_get("user_id")?,
+        movie_id: MovieId(row.try_get("movie_id")?),
+        movie_name: row.try_get("movie_name")?,
+        count: count.ok_or_else(|| sqlx::Error::Decode("a count below 1".into()))?,
+        date: row.try_get("date")?,
+    })
+}
+
+fn status(text: &str) -> Result<Status, sqlx::Error> {
+    Status::parse(text).ok_or_else(|| sqlx::Error::Decode(format!("an unknown status: {text}").into()))
+}
