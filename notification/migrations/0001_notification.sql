@@ -15,7 +15,8 @@ create table notification (
     movie_name text,
     count bigint not null,
     message text not null,
-    sent_at timestamptz not null default clock_timestamp(),
+    -- The transaction's moment, the same for all of a batch: rows are inserted in another order than numbered.
+    sent_at timestamptz not null default now(),
     constraint notification_pkey primary key (id),
     constraint notification_seq_key unique (seq),
     -- Serves the filter by reservation too.
