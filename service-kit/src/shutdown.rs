@@ -1,6 +1,6 @@
 //! A process from its first line to its exit status. Every service's `main` is one call of [`main`].
 
-use std::{future::Future, process::ExitCode, time::Duration};
+use std::{ffi::OsString, future::Future, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
@@ -24,7 +24,17 @@ pub fn main<C: Parser>(
     telemetry: fn(&C) -> &TelemetryConfig,
     serve: impl AsyncFnOnce(C, CancellationToken) -> anyhow::Result<()>,
 ) -> ExitCode {
-    let config = C::parse();
+    main_with(service, std::env::args_os(), telemetry, serve)
+}
+
+/// [`main`] with a command line of the caller's, the program's name included.
+pub fn main_with<C: Parser>(
+    service: &'static str,
+    args: impl IntoIterator<Item = OsString>,
+    telemetry: fn(&C) -> &TelemetryConfig,
+    serve: impl AsyncFnOnce(C, CancellationToken) -> anyhow::Result<()>,
+) -> ExitCode {
+    let config = C::parse_from(args);
     // Before the runtime and after it: the exporter has a thread and a blocking client of its own.
     let telemetry = match telemetry::init(service, telemetry(&config)) {
         Ok(telemetry) => telemetry,

@@ -30,6 +30,19 @@ pub struct Telemetry {
 ///
 /// When a subscriber is set already, or the exporter can't be made.
 pub fn init(service: &'static str, config: &TelemetryConfig) -> anyhow::Result<Telemetry> {
+    init_with_default_log(service, config, DEFAULT_LOG)
+}
+
+/// As [`init`], with another log filter where `RUST_LOG` is unset.
+///
+/// # Errors
+///
+/// As [`init`].
+pub fn init_with_default_log(
+    service: &'static str,
+    config: &TelemetryConfig,
+    default_log: &str,
+) -> anyhow::Result<Telemetry> {
     let provider = provider(service, config)?;
     let format = config
         .log_format
@@ -38,7 +51,7 @@ pub fn init(service: &'static str, config: &TelemetryConfig) -> anyhow::Result<T
         Ok(text) if !text.is_empty() => {
             EnvFilter::try_new(&text).with_context(|| format!("RUST_LOG={text} is not a log filter"))?
         }
-        _ => EnvFilter::new(DEFAULT_LOG),
+        _ => EnvFilter::new(default_log),
     };
     let logs = fmt::layer().with_writer(std::io::stderr);
     let logs = match format {
@@ -56,6 +69,9 @@ fn provider(service: &'static str, config: &TelemetryConfig) -> anyhow::Result<S
     let resource = Resource::builder().with_service_name(service).build();
     let mut builder = SdkTracerProvider::builder().with_resource(resource);
     if let Some(endpoint) = &config.otel_exporter_otlp_endpoint {
+        // The exporter's client speaks TLS where another crate of the same build asks for it, and then can't
+        // be made, not even for plain HTTP, without a provider. An error says that there is one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let exporter = SpanExporter::builder()
             .with_http()
             .with_protocol(Protocol::HttpBinary)

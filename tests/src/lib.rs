@@ -1,1 +1,28 @@
-//! wip
+//! What the tiers of tests stand on: a real Kafka and a real PostgreSQL, theaters on them, and ways to
+//! ask and to wait.
+//!
+//! # Layout
+//!
+//! - [`runner`]: a tier's `main`: starts the environment once, runs the tests, takes it down.
+//! - [`environment`], [`servers`]: where Kafka and PostgreSQL come from.
+//! - [`theater`]: replicas of the five services inside the process; [`fleet`]: as processes to be killed.
+//! - [`api`]: the calls of a vendor and a customer; [`log`]: what lies in a topic; [`records`]: making
+//!   records by hand.
+//! - [`eventually()`]: waiting for something, with a deadline.
+//! - [`checks`]: what must hold of any theater at rest.
+
+pub mod api;
+pub mod checks;
+pub mod environment;
+mod eventually;
+pub mod fleet;
+pub mod log;
+pub mod records;
+pub mod runner;
+pub mod servers;
+pub mod theater;
+
+pub use api::Api;
+pub use environment::Environment;
+pub use eventually::eventually;
+pub use theater::{Setup, Theater};

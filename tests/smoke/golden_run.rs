@@ -1,0 +1,136 @@
+//! The golden run, played over HTTP, and read from the topics by Kafka's own console consumer.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use theater_tests::api::reservation;
+use theater_tests::{Api, Environment, Setup, Theater, checks, eventually};
+use uuid::Uuid;
+
+const SOON: Duration = Duration::from_secs(20);
+const CONSOLE_CONSUMER: &str = "org.apache.kafka.tools.consumer.ConsoleConsumer";
+
+pub(crate) async fn plays_and_lies_in_the_topics(environment: &Environment) -> anyhow::Result<()> {
+    let theater = Theater::start(environment, Setup { partitions: 1, ..Setup::default() }).await?;
+    let movie = play(&theater.api).await?;
+    checks::at_rest(&theater.stage, SOON).await?;
+    checks::invariants(&theater.stage, &theater.api).await?;
+    let prefix = theater.stage.prefix.clone();
+    theater.stop().await?;
+
+    let reservations = console(environment, &format!("{prefix}reservations"), 7).await?;
+    let told: Vec<_> = reservations.iter().map(|event| event["eventType"].clone()).collect();
+    ensure!(
+        told == [
+            "ReservationPlaced",
+            "ReservationConfirmed",
+            "ReservationPlaced",
+            "ReservationCancelled",
+            "ReservationPlaced",
+            "ReservationConfirmed",
+            "ReservationCancelled"
+        ],
+        "{told:?}"
+    );
+    let movies = console(environment, &format!("{prefix}movies"), 5).await?;
+    let told: Vec<_> =
+        movies.iter().map(|event| (event["eventType"].clone(), event["qty"].clone())).collect();
+    let expected = [
+        ("MoviePublished", 100),
+        ("TicketsAllocated", 55),
+        ("AllocationRejected", 55),
+        ("TicketsAllocated", 0),
+        ("TicketsReleased", 45),
+    ];
+    ensure!(told == expected.map(|(event, qty)| (json!(event), json!(qty))), "{told:?}");
+    ensure!(movies.iter().all(|event| event["movieId"] == json!(movie)), "of one movie");
+    Ok(())
+}
+
+/// Steps 1 to 5 of the golden run; answers the movie.
+async fn play(api: &Api) -> anyhow::Result<Uuid> {
+    let movie = api.publish(100).await?;
+    let first = reserve(api, movie, 45, "CONFIRMED", 55).await?;
+    let second = reserve(api, movie, 57, "CANCELLED", 55).await?;
+    let third = reserve(api, movie, 55, "CONFIRMED", 0).await?;
+    let answer = api.delete(&format!("/reservations/{first}")).await?;
+    ensure!(answer.status == StatusCode::ACCEPTED, "{answer:?}");
+    eventually("45 are left", SOON, async || {
+        ensure!(api.left(movie).await? == 45);
+        Ok(())
+    })
+    .await?;
+    ended(api, second, "CANCELLED", Some("OUT_OF_STOCK")).await?;
+    ended(api, first, "CANCELLED", Some("CUSTOMER")).await?;
+    let again = api.delete(&format!("/reservations/{first}")).await?;
+    ensure!(again.status == StatusCode::OK, "cancelled already: {again:?}");
+    eventually("only the third is listed", SOON, async || {
+        let listed = api.all("/reservationLists?userId=7").await?;
+        ensure!(listed.len() == 1 && listed[0]["reserveId"] == json!(third), "{listed:?}");
+        Ok(())
+    })
+    .await?;
+    Ok(movie)
+}
+
+async fn reserve(api: &Api, movie: Uuid, count: i64, status: &str, left: i64) -> anyhow::Result<Uuid> {
+    let id = Uuid::now_v7();
+    let answer = api.post("/reservations", &reservation(id, movie, count)).await?;
+    ensure!(answer.status == StatusCode::ACCEPTED, "{answer:?}");
+    ensure!(answer.header("location") == Some(&format!("/reservations/{id}")), "{answer:?}");
+    ensure!(answer.json()?["reserveStatus"] == "PENDING", "{answer:?}");
+    ended(api, id, status, None).await?;
+    ensure!(api.left(movie).await? == left, "left after {count}");
+    Ok(id)
+}
+
+async fn ended(api: &Api, id: Uuid, status: &str, reason: Option<&str>) -> anyhow::Result<()> {
+    eventually("the reservation has ended and is notified", SOON, async || {
+        let reservation = api.reservation(id).await?;
+        ensure!(reservation["reserveStatus"] == json!(status), "{reservation}");
+        if let Some(reason) = reason {
+            ensure!(reservation["cancelReason"] == json!(reason), "{reservation}");
+        }
+        let notified = api.all(&format!("/notifications?reserveId={id}")).await?;
+        ensure!(notified.iter().any(|row| row["reserveStatus"] == json!(status)), "{notified:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// A topic as an operator reads it, with keys and headers.
+async fn console(environment: &Environment, topic: &str, count: usize) -> anyhow::Result<Vec<Value>> {
+    let most = count.to_string();
+    let args = [
+        "--topic",
+        topic,
+        "--from-beginning",
+        "--formatter-property",
+        "print.key=true",
+        "--formatter-property",
+        "print.headers=true",
+        "--max-messages",
+        &most,
+        "--timeout-ms",
+        "20000",
+    ];
+    let printed = environment.tool(CONSOLE_CONSUMER, &args).await?;
+    let mut events = Vec::new();
+    for line in printed.lines() {
+        let mut columns = line.splitn(3, '\t');
+        let (headers, key, value) = (columns.next(), columns.next(), columns.next());
+        let headers = headers.context("headers")?;
+        let event: Value = serde_json::from_str(value.with_context(|| line.to_owned())?)?;
+        ensure!(event["movieId"].as_str() == key, "the key is the movie: {line}");
+        for header in
+            ["ce_id:", "ce_type:theater.", "traceparent:00-", "correlation_id:", "ce_specversion:1.0"]
+        {
+            ensure!(headers.contains(header), "{header} is missing: {line}");
+        }
+        events.push(event);
+    }
+    ensure!(events.len() == count, "{topic}: {count} events were expected: {printed}");
+    Ok(events)
+}

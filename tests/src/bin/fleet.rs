@@ -1,0 +1,31 @@
+//! Runs the one service that it is told: `fleet movie --database-url …`. The fault tests kill it.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    theater_infra::supervise::child_entry();
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let service = args.first().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+    macro_rules! run {
+        ($service:ident, $name:literal) => {
+            service_kit::shutdown::main_with(
+                $name,
+                args,
+                |config: &$service::Config| &config.telemetry,
+                async |config, shutdown| $service::Application::build(config).await?.run(shutdown).await,
+            )
+        };
+    }
+    match service.as_str() {
+        "reservation" => run!(reservation, "reservation"),
+        "movie" => run!(movie, "movie"),
+        "notification" => run!(notification, "notification"),
+        "reservation-list" => run!(reservation_list, "reservation-list"),
+        "gateway" => run!(gateway, "gateway"),
+        other => {
+            eprintln!("fleet: there is no service `{other}`");
+            ExitCode::FAILURE
+        }
+    }
+}

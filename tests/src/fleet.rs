@@ -1,0 +1,153 @@
+//! The five services as processes, to be killed, frozen and started again.
+
+use std::path::Path;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use theater_infra::port;
+use theater_infra::supervise::{Child, Program, Scratch, Signal};
+
+use crate::theater::{Stage, gateway_args};
+use crate::{Api, eventually};
+
+const START: Duration = Duration::from_secs(60);
+
+/// How long a process may take from SIGTERM to its end.
+pub const DRAIN: Duration = Duration::from_secs(25);
+
+pub const SERVICES: [&str; 4] = ["reservation", "movie", "notification", "reservation-list"];
+
+/// One process.
+pub struct Member {
+    pub service: &'static str,
+    pub port: u16,
+    child: Option<Child>,
+    /// How often it was started, for the name of its log.
+    starts: usize,
+}
+
+pub struct Fleet {
+    pub api: Api,
+    pub stage: Stage,
+    pub members: Vec<Member>,
+    binary: &'static str,
+    scratch: Scratch,
+}
+
+impl Fleet {
+    /// Starts `replicas` of each service and one gateway. `binary` is `env!("CARGO_BIN_EXE_fleet")`.
+    ///
+    /// # Errors
+    /// A process that doesn't become ready.
+    pub async fn start(binary: &'static str, stage: Stage, replicas: usize) -> anyhow::Result<Self> {
+        let scratch = Scratch::new(&std::env::temp_dir(), "theater-fleet")?;
+        let mut fleet = Self { api: Api::new("")?, stage, members: Vec::new(), binary, scratch };
+        for service in SERVICES.into_iter().flat_map(|service| vec![service; replicas]) {
+            fleet.members.push(Member { service, port: port::free()?, child: None, starts: 0 });
+        }
+        let gateway = port::free()?;
+        fleet.members.push(Member { service: "gateway", port: gateway, child: None, starts: 0 });
+        fleet.api = Api::new(format!("http://127.0.0.1:{gateway}"))?;
+        for index in 0..fleet.members.len() {
+            fleet.spawn(index)?;
+        }
+        for index in 0..fleet.members.len() {
+            fleet.ready(index).await?;
+        }
+        Ok(fleet)
+    }
+
+    /// The members that run `service`.
+    pub fn of(&self, service: &str) -> Vec<usize> {
+        (0..self.members.len()).filter(|index| self.members[*index].service == service).collect()
+    }
+
+    fn args(&self, index: usize) -> Vec<String> {
+        let member = &self.members[index];
+        let address = format!("127.0.0.1:{}", member.port);
+        if member.service != "gateway" {
+            return self.stage.args(member.service, &address);
+        }
+        let ports = SERVICES.map(|service| {
+            (service, self.of(service).into_iter().map(|index| self.members[index].port).collect())
+        });
+        gateway_args(&address, &ports)
+    }
+
+    /// Starts a member that is not running.
+    ///
+    /// # Errors
+    /// A process that can't be started.
+    pub fn spawn(&mut self, index: usize) -> anyhow::Result<()> {
+        let args = self.args(index);
+        let member = &mut self.members[index];
+        member.starts += 1;
+        let log = format!("{}-{index}-{}.log", member.service, member.starts);
+        let mut command = Command::new(self.binary);
+        command.arg(member.service).args(args).env("RUST_LOG", "info");
+        member.child = Some(Program::new(command, self.scratch.path().join(log)).spawn()?);
+        Ok(())
+    }
+
+    /// Waits until a member says that it is ready.
+    ///
+    /// # Errors
+    /// One that doesn't, with its last words.
+    pub async fn ready(&self, index: usize) -> anyhow::Result<()> {
+        let member = &self.members[index];
+        let api = Api::new(format!("http://127.0.0.1:{}", member.port))?;
+        eventually(member.service, START, async || {
+            let child = member.child.as_ref().context("not started")?;
+            ensure!(child.exit_status().is_none(), "it has ended: {}", child.last_words());
+            ensure!(api.get("/readyz").await?.status.is_success(), "not ready");
+            Ok(())
+        })
+        .await
+    }
+
+    /// `kill -9`.
+    pub async fn kill(&mut self, index: usize) {
+        if let Some(child) = self.members[index].child.take() {
+            child.kill().await;
+        }
+    }
+
+    /// SIGTERM; answers how it ended.
+    ///
+    /// # Errors
+    /// A member that isn't running.
+    pub async fn terminate(&mut self, index: usize) -> anyhow::Result<ExitStatus> {
+        let child = self.members[index].child.take().context("not running")?;
+        Ok(child.stop(Signal::TERM, DRAIN + Duration::from_secs(5)).await)
+    }
+
+    pub fn signal(&self, index: usize, signal: Signal) {
+        if let Some(child) = &self.members[index].child {
+            child.signal(signal);
+        }
+    }
+
+    /// Ends all, each by SIGTERM with status 0, and looks for a panic in every log there ever was.
+    ///
+    /// # Errors
+    /// One that ended otherwise, or a panic.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        for index in (0..self.members.len()).rev() {
+            if self.members[index].child.is_some() {
+                let status = self.terminate(index).await?;
+                ensure!(status.success(), "{} ended with {status}", self.members[index].service);
+            }
+        }
+        no_panic(self.scratch.path())
+    }
+}
+
+fn no_panic(logs: &Path) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(logs)? {
+        let path = entry?.path();
+        let log = std::fs::read_to_string(&path).unwrap_or_default();
+        ensure!(!log.contains("panicked at"), "{}: {log}", path.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! What lies in a topic.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use serde_json::Value;
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A record of a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub partition: i32,
+    pub offset: i64,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Entry {
+    pub fn header(&self, name: &str) -> Option<String> {
+        let (_, value) = self.headers.iter().find(|(header, _)| header == name)?;
+        value.as_ref().map(|value| String::from_utf8_lossy(value).into_owned())
+    }
+
+    pub fn json(&self) -> Value {
+        self.value.as_deref().and_then(|value| serde_json::from_slice(value).ok()).unwrap_or(Value::Null)
+    }
+
+    pub fn event_type(&self) -> String {
+        self.json()["eventType"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// All records of a topic, partition by partition, up to where it ended when asked.
+///
+/// # Errors
+/// Kafka's; a topic that is not there.
+pub async fn read(bootstrap: &str, topic: &str) -> anyhow::Result<Vec<Entry>> {
+    let (bootstrap, topic) = (bootstrap.to_owned(), topic.to_owned());
+    // The client's calls block.
+    tokio::task::spawn_blocking(move || read_blocking(&bootstrap, &topic)).await?
+}
+
+fn read_blocking(bootstrap: &str, topic: &str) -> anyhow::Result<Vec<Entry>> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", "reader-of-tests")
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "error")
+        .create()?;
+    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT)?;
+    let partitions = metadata.topics().first().context("no metadata")?.partitions().len();
+    let mut assignment = TopicPartitionList::new();
+    let mut missing = 0;
+    for partition in 0..i32::try_from(partitions)? {
+        let (low, high) = consumer.fetch_watermarks(topic, partition, TIMEOUT)?;
+        if high > low {
+            missing += high - low;
+            assignment.add_partition_offset(topic, partition, Offset::Offset(low))?;
+        }
+    }
+    let mut entries = Vec::new();
+    if missing == 0 {
+        return Ok(entries);
+    }
+    consumer.assign(&assignment)?;
+    while missing > 0 {
+        let Some(message) = consumer.poll(TIMEOUT) else { bail!("{topic}: {missing} records did not come") };
+        let message = message?;
+        let headers = message.headers().map_or_else(Vec::new, |headers| {
+            headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
+        });
+        entries.push(Entry {
+            partition: message.partition(),
+            offset: message.offset(),
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers,
+        });
+        missing -= 1;
+    }
+    entries.sort_by_key(|entry| (entry.partition, entry.offset));
+    Ok(entries)
+}

@@ -1,0 +1,51 @@
+//! Records made by hand, or made a second time.
+
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+
+use crate::log::Entry;
+
+/// A producer as anyone would make one.
+///
+/// # Errors
+/// Settings that are refused.
+pub fn producer(bootstrap: &str) -> anyhow::Result<FutureProducer> {
+    Ok(ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("partitioner", "murmur2_random")
+        .set("message.max.bytes", "2000000")
+        .create()?)
+}
+
+/// Produces the entry, to its own partition, and waits until it is there.
+///
+/// # Errors
+/// Kafka's.
+pub async fn produce(producer: &FutureProducer, topic: &str, entry: &Entry) -> anyhow::Result<()> {
+    let headers = entry.headers.iter().fold(OwnedHeaders::new(), |headers, (name, value)| {
+        headers.insert(Header { key: name, value: value.as_deref() })
+    });
+    let mut record = FutureRecord::<[u8], [u8]>::to(topic).partition(entry.partition).headers(headers);
+    if let Some(key) = &entry.key {
+        record = record.key(key);
+    }
+    if let Some(value) = &entry.value {
+        record = record.payload(value);
+    }
+    producer.send(record, Duration::from_secs(20)).await.map_err(|(error, _)| error)?;
+    Ok(())
+}
+
+/// A record without headers.
+pub fn bare(key: &str, value: &[u8]) -> Entry {
+    Entry {
+        partition: 0,
+        offset: 0,
+        key: Some(key.as_bytes().to_vec()),
+        value: Some(value.to_vec()),
+        headers: Vec::new(),
+    }
+}

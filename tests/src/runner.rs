@@ -1,0 +1,69 @@
+//! A tier's `main`: the environment is started when the first test asks for it, and taken down at the end,
+//! whatever happened.
+
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Trial};
+use tokio::runtime::Runtime;
+use tokio::sync::OnceCell;
+use tracing_subscriber::EnvFilter;
+
+use crate::Environment;
+
+pub type Outcome<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
+
+/// A test: its name and what it does.
+pub struct Test {
+    pub name: &'static str,
+    pub run: for<'a> fn(&'a Environment) -> Outcome<'a>,
+}
+
+/// Lists tests by their functions: `tests![golden_run::plays, …]`.
+#[macro_export]
+macro_rules! tests {
+    ($($module:ident :: $test:ident),+ $(,)?) => {
+        vec![$($crate::runner::Test {
+            name: concat!(stringify!($module), "::", stringify!($test)),
+            run: |environment| Box::pin($module::$test(environment)),
+        }),+]
+    };
+}
+
+/// Runs a tier with at most `threads` tests at a time.
+pub fn run(tests: Vec<Test>, threads: usize) -> ExitCode {
+    theater_infra::supervise::child_entry();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("off"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(Some(threads));
+
+    let runtime = match Runtime::new() {
+        Ok(runtime) => Arc::new(runtime),
+        Err(error) => {
+            eprintln!("no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let environment = Arc::new(OnceCell::new());
+    let trials = tests.into_iter().map(|test| trial(test, &runtime, &environment)).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // Containers and processes end here; a static would never be dropped.
+    runtime.block_on(async move { drop(environment) });
+    theater_infra::supervise::finish();
+    conclusion.exit_code()
+}
+
+fn trial(test: Test, runtime: &Arc<Runtime>, environment: &Arc<OnceCell<Environment>>) -> Trial {
+    let (runtime, environment) = (Arc::clone(runtime), Arc::clone(environment));
+    Trial::test(test.name, move || {
+        let began = std::time::Instant::now();
+        let result = runtime.block_on(async {
+            let environment = environment.get_or_try_init(Environment::start).await?;
+            (test.run)(environment).await
+        });
+        eprintln!("{}: {:.1} s", test.name, began.elapsed().as_secs_f64());
+        result.map_err(|error| format!("{error:#}").into())
+    })
+}

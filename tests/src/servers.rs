@@ -1,0 +1,230 @@
+//! One Kafka and one PostgreSQL: in a container, or as a process of this machine.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use testcontainers::core::ExecCommand;
+use testcontainers::runners::AsyncRunner;
+use testcontainers::{ContainerAsync, ImageExt};
+use testcontainers_modules::kafka::apache;
+use testcontainers_modules::postgres;
+use theater_infra::kafka_native::{NativeKafka, Port, Tools, can_create_topics};
+use theater_infra::postgres::Postgres;
+
+use crate::eventually;
+
+pub const KAFKA_TAG: &str = "4.3.1";
+pub const POSTGRES_TAG: &str = "17-alpine";
+
+const START: Duration = Duration::from_secs(120);
+
+/// Where servers are started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Container,
+    Native,
+}
+
+impl Kind {
+    /// A Docker daemon that answers, unless `THEATER_TEST_ENVIRONMENT` says `native` or `docker`.
+    ///
+    /// # Errors
+    /// A value that is neither.
+    pub fn detect() -> anyhow::Result<Self> {
+        match std::env::var("THEATER_TEST_ENVIRONMENT").as_deref() {
+            Ok("native") => Ok(Self::Native),
+            Ok("docker") => Ok(Self::Container),
+            Ok(other) => bail!("THEATER_TEST_ENVIRONMENT must be native or docker, not {other}"),
+            Err(_) if docker_answers() => Ok(Self::Container),
+            Err(_) => Ok(Self::Native),
+        }
+    }
+}
+
+fn docker_answers() -> bool {
+    Command::new("docker").arg("info").output().is_ok_and(|output| output.status.success())
+}
+
+/// A Kafka that a test may take away.
+pub enum KafkaServer {
+    Container { container: Box<ContainerAsync<apache::Kafka>>, bootstrap: String },
+    Native(Box<NativeKafka>),
+}
+
+impl KafkaServer {
+    /// # Errors
+    /// Whatever keeps it from starting.
+    pub async fn start(kind: Kind) -> anyhow::Result<Self> {
+        match kind {
+            Kind::Container => Self::container().await,
+            Kind::Native => Ok(Self::Native(Box::new(NativeKafka::start(None, Port::Any).await?))),
+        }
+    }
+
+    async fn container() -> anyhow::Result<Self> {
+        let container = apache::Kafka::default()
+            .with_jvm_image()
+            .with_tag(KAFKA_TAG)
+            .with_env_var("KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS", "0")
+            .with_env_var("KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS", "4")
+            .with_env_var("KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR", "1")
+            .with_env_var("KAFKA_TRANSACTION_STATE_LOG_MIN_ISR", "1")
+            .with_env_var("KAFKA_TRANSACTION_STATE_LOG_NUM_PARTITIONS", "4")
+            .with_env_var("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false")
+            .with_startup_timeout(START)
+            .start()
+            .await
+            .context("starting apache/kafka")?;
+        let port = container.get_host_port_ipv4(apache::KAFKA_PORT).await?;
+        let bootstrap = format!("127.0.0.1:{port}");
+        // It answers its port before it can create topics.
+        eventually("Kafka can create topics", START, async || {
+            can_create_topics(&bootstrap).await.map_err(anyhow::Error::msg)
+        })
+        .await?;
+        Ok(Self::Container { container: Box::new(container), bootstrap })
+    }
+
+    pub fn bootstrap(&self) -> String {
+        match self {
+            Self::Container { bootstrap, .. } => bootstrap.clone(),
+            Self::Native(kafka) => kafka.bootstrap_servers(),
+        }
+    }
+
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Container { bootstrap, .. } => {
+                format!("Apache Kafka {KAFKA_TAG} in a container (testcontainers) at {bootstrap}")
+            }
+            Self::Native(kafka) => {
+                format!("Apache Kafka {KAFKA_TAG} native (Maven artifacts) at {}", kafka.bootstrap_servers())
+            }
+        }
+    }
+
+    /// From now on nobody gets an answer.
+    ///
+    /// # Errors
+    /// Docker's.
+    pub async fn away(&mut self) -> anyhow::Result<()> {
+        match self {
+            Self::Container { container, .. } => Ok(container.pause().await?),
+            Self::Native(kafka) => {
+                kafka.kill().await;
+                Ok(())
+            }
+        }
+    }
+
+    /// The same server again, at the same address.
+    ///
+    /// # Errors
+    /// Docker's; whatever keeps it from starting.
+    pub async fn back(&mut self) -> anyhow::Result<()> {
+        match self {
+            Self::Container { container, .. } => Ok(container.unpause().await?),
+            Self::Native(kafka) => kafka.restart().await,
+        }
+    }
+
+    /// What one of Kafka's own tools prints, run beside the server.
+    ///
+    /// # Errors
+    /// A tool that fails.
+    pub async fn tool(&self, class: &str, args: &[&str]) -> anyhow::Result<String> {
+        match self {
+            Self::Container { container, .. } => {
+                let bootstrap = ["--bootstrap-server", "localhost:9092"];
+                let java = ["java", "-cp", "/opt/kafka/libs/*", class];
+                let command: Vec<String> =
+                    java.iter().chain(&bootstrap).chain(args).map(ToString::to_string).collect();
+                let mut output = container.exec(ExecCommand::new(command)).await?;
+                Ok(String::from_utf8(output.stdout_to_vec().await?)?)
+            }
+            Self::Native(kafka) => run_tool(kafka.tools(), &kafka.bootstrap_servers(), class, args).await,
+        }
+    }
+}
+
+/// Runs a tool of Kafka's on this machine's JDK.
+///
+/// # Errors
+/// A tool that fails, with what it said.
+pub async fn run_tool(tools: &Tools, bootstrap: &str, class: &str, args: &[&str]) -> anyhow::Result<String> {
+    let mut command = tools.command(class);
+    command.args(["--bootstrap-server", bootstrap]).args(args);
+    let output = tokio::task::spawn_blocking(move || command.output()).await??;
+    let (stdout, stderr) = (String::from_utf8(output.stdout)?, String::from_utf8_lossy(&output.stderr));
+    if !output.status.success() {
+        bail!("{class}: {}: {stderr}", output.status);
+    }
+    Ok(stdout)
+}
+
+/// A PostgreSQL that a test may take away.
+pub enum PostgresServer {
+    Container { container: Box<ContainerAsync<postgres::Postgres>>, admin_url: String },
+    Native(Box<Postgres>),
+}
+
+impl PostgresServer {
+    /// # Errors
+    /// Whatever keeps it from starting.
+    pub async fn start(kind: Kind) -> anyhow::Result<Self> {
+        match kind {
+            Kind::Container => Self::container().await,
+            Kind::Native => Ok(Self::Native(Box::new(Postgres::start(None).await?))),
+        }
+    }
+
+    async fn container() -> anyhow::Result<Self> {
+        let container = postgres::Postgres::default()
+            .with_fsync_enabled()
+            .with_tag(POSTGRES_TAG)
+            .with_cmd(["postgres", "-c", "max_connections=400"])
+            .with_startup_timeout(START)
+            .start()
+            .await
+            .context("starting postgres")?;
+        let port = container.get_host_port_ipv4(5432).await?;
+        let admin_url = format!("postgres://postgres:postgres@127.0.0.1:{port}/postgres");
+        Ok(Self::Container { container: Box::new(container), admin_url })
+    }
+
+    pub fn admin_url(&self) -> String {
+        match self {
+            Self::Container { admin_url, .. } => admin_url.clone(),
+            Self::Native(postgres) => postgres.admin_url(),
+        }
+    }
+
+    pub fn describe(&self) -> &'static str {
+        match self {
+            Self::Container { .. } => "in a container (testcontainers)",
+            Self::Native(_) => "native (a private cluster)",
+        }
+    }
+
+    /// # Errors
+    /// Docker's.
+    pub async fn away(&mut self) -> anyhow::Result<()> {
+        match self {
+            Self::Container { container, .. } => Ok(container.pause().await?),
+            Self::Native(postgres) => {
+                postgres.kill().await;
+                Ok(())
+            }
+        }
+    }
+
+    /// # Errors
+    /// Docker's; whatever keeps it from starting.
+    pub async fn back(&mut self) -> anyhow::Result<()> {
+        match self {
+            Self::Container { container, .. } => Ok(container.unpause().await?),
+            Self::Native(postgres) => postgres.restart().await,
+        }
+    }
+}
