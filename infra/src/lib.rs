@@ -2,16 +2,34 @@
 //!
 //! # Layout
 //!
-//! - [`supervise`]: children that never outlive us, folders that go away with us.
+//! - [`options`]: the command line.
+//! - [`theater`]: everything, started and stopped together; [`fleet`]: the five services in this process.
+//! - [`demo`]: the golden run, played and checked; [`tail`]: events as they pass.
 //! - [`postgres`]: a private PostgreSQL; [`kafka_native`]: Apache Kafka from Maven artifacts;
 //!   [`kafka_embedded`]: a Kafka-protocol broker inside the process.
-//! - [`cache`], [`port`], [`progress`]: what those stand on.
+//! - [`supervise`]: children that never outlive us, folders that go away with us; [`interrupt`]: Ctrl-C.
+//! - [`records`]: reading topics; [`show`]: records as lines; [`running`]: the runtime file.
+//! - [`cache`], [`http`], [`port`], [`progress`]: what those stand on.
 //!
 //! The tests crate takes its environment from here too. Linux only: parent-death signals and pidfds are.
 
 pub mod cache;
+#[cfg(feature = "fleet")]
+pub mod demo;
+#[cfg(feature = "fleet")]
+pub mod fleet;
+pub mod http;
+pub mod interrupt;
+pub mod kafka_embedded;
 pub mod kafka_native;
+pub mod options;
 pub mod port;
 pub mod postgres;
 pub mod progress;
+pub mod records;
+pub mod running;
+pub mod show;
 pub mod supervise;
+pub mod tail;
+#[cfg(feature = "fleet")]
+pub mod theater;

@@ -31,7 +31,7 @@ mod scratch;
 pub use entry::child_entry;
 pub use reaper::finish;
 pub use rustix::process::Signal;
-pub use scratch::Scratch;
+pub use scratch::{OwnedPath, Scratch};
 
 /// How long what a killed child had started may take to vanish.
 const FAMILY_END: Duration = Duration::from_secs(5);

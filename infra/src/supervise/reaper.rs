@@ -54,11 +54,11 @@ pub(super) fn forget_group(leader: Pid) {
 }
 
 /// Has `path` removed when we end without [`forget_path`].
-pub(crate) fn add_path(path: &Path) -> io::Result<()> {
+pub(super) fn add_path(path: &Path) -> io::Result<()> {
     tell(b'p', path.as_os_str().as_bytes())
 }
 
-pub(crate) fn forget_path(path: &Path) {
+pub(super) fn forget_path(path: &Path) {
     forgotten(tell(b'P', path.as_os_str().as_bytes()));
 }
 
