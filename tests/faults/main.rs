@@ -1,3 +1,19 @@
-//! wip
+//! The fleet as processes under load, while its members are killed, frozen, added and removed; then every
+//! invariant.
 
-fn main() {}
+use std::process::ExitCode;
+
+use theater_tests::{runner, tests};
+
+mod crowd;
+mod killed;
+
+fn main() -> ExitCode {
+    let tests = tests![
+        killed::every_service_once_by_kill_9,
+        killed::frozen_owners_of_partitions_and_shards,
+        killed::replicas_come_and_go,
+        killed::terminated_under_load,
+    ];
+    runner::run(tests, 1)
+}

@@ -122,10 +122,17 @@ impl Fleet {
         Ok(child.stop(Signal::TERM, DRAIN + Duration::from_secs(5)).await)
     }
 
-    pub fn signal(&self, index: usize, signal: Signal) {
+    /// SIGSTOP, and SIGCONT after `length`: the fault itself lasts that long.
+    pub async fn freeze(&self, index: usize, length: Duration) {
         if let Some(child) = &self.members[index].child {
-            child.signal(signal);
+            child.signal(Signal::STOP);
+            tokio::time::sleep(length).await;
+            child.signal(Signal::CONT);
         }
+    }
+
+    pub fn pid(&self, index: usize) -> Option<u32> {
+        self.members[index].child.as_ref().map(Child::pid)
     }
 
     /// Ends all, each by SIGTERM with status 0, and looks for a panic in every log there ever was.

@@ -61,7 +61,8 @@ impl From<Fault> for Problem {
 
 fn by_sqlstate(code: &str, error: &sqlx::Error) -> Fault {
     match (code.get(..2).unwrap_or(code), code) {
-        ("22" | "23", _) => Fault::Poison(error.to_string()),
+        // 54 is a limit of the server's that the input exceeds: a row too large for its index.
+        ("22" | "23" | "54", _) => Fault::Poison(error.to_string()),
         ("08" | "40" | "53" | "55" | "57", _) => Fault::Passing(error.to_string()),
         // A transaction that idled too long because this process was frozen, and a server that is
         // read-only because it was just demoted.
@@ -77,7 +78,7 @@ mod tests {
     #[test]
     fn sqlstates_are_told_apart() {
         let error = || sqlx::Error::RowNotFound;
-        for poison in ["22003", "22021", "23505", "23514"] {
+        for poison in ["22003", "22021", "23505", "23514", "54000"] {
             assert!(matches!(by_sqlstate(poison, &error()), Fault::Poison(_)), "{poison}");
         }
         for passing in ["08006", "40001", "40P01", "53300", "55P03", "57014", "57P01", "25P03", "25006"] {

@@ -110,7 +110,8 @@ impl Relays {
             database: self
                 .database
                 .clone()
-                .application_name(&format!("{} relay {shard}", self.service))
+                // Whoever looks at the locks sees which process sends.
+                .application_name(&format!("{} {} relay {shard}", self.service, std::process::id()))
                 .options([("idle_session_timeout", "5s")]),
             producer_settings: self.kafka.producer_settings(),
             producer: None,
