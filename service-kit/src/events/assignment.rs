@@ -195,6 +195,7 @@ impl ConsumerContext for Assignments {
         if let Err(error) = result {
             warn!(kafka.topic = self.topic, %error, "a rebalance");
         }
+        self.metrics.assigned.set(i64::try_from(self.slots().len()).unwrap_or(i64::MAX));
     }
 
     fn commit_callback(&self, result: Result<(), KafkaError>, _offsets: &TopicPartitionList) {

@@ -15,6 +15,7 @@ pub struct EventMetrics {
     pub batch_records: Histogram,
     pub batch_seconds: Histogram,
     pub batch_retries: IntCounter,
+    pub assigned: IntGauge,
     pub lag: IntGaugeVec,
     pub held: IntGaugeVec,
     pub dead_letters: IntCounterVec,
@@ -44,6 +45,10 @@ impl EventMetrics {
             batch_retries: IntCounter::new(
                 "consumer_batch_retries_total",
                 "Transactions tried again after a passing fault",
+            )?,
+            assigned: IntGauge::new(
+                "consumer_assigned_partitions",
+                "Partitions that the group has given to this process",
             )?,
             lag: IntGaugeVec::new(
                 Opts::new("consumer_lag_records", "Records of the log that are not applied yet"),
@@ -81,6 +86,7 @@ impl EventMetrics {
         registry.register(Box::new(self.batch_records.clone()))?;
         registry.register(Box::new(self.batch_seconds.clone()))?;
         registry.register(Box::new(self.batch_retries.clone()))?;
+        registry.register(Box::new(self.assigned.clone()))?;
         registry.register(Box::new(self.lag.clone()))?;
         registry.register(Box::new(self.held.clone()))?;
         registry.register(Box::new(self.dead_letters.clone()))?;
