@@ -1,0 +1,102 @@
+//! The gateway's settings.
+
+use std::net::SocketAddr;
+
+use clap::Parser;
+use service_kit::config::TelemetryConfig;
+
+use crate::upstream::UpstreamUrl;
+
+/// The one entrance to the theater: sends each request to the service that it is for.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "gateway", version)]
+pub struct Config {
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, env = "BIND_ADDRESS", default_value = "0.0.0.0:8088")]
+    pub bind_address: SocketAddr,
+
+    /// Replicas of the reservation service, comma-separated: used in turn, one that is away is passed over
+    #[arg(long, env = "RESERVATION_URL", default_value = "http://localhost:8082", value_delimiter = ',')]
+    pub reservation_url: Vec<UpstreamUrl>,
+
+    /// Replicas of the movie service, likewise
+    #[arg(long, env = "MOVIE_URL", default_value = "http://localhost:8083", value_delimiter = ',')]
+    pub movie_url: Vec<UpstreamUrl>,
+
+    /// Replicas of the notification service, likewise
+    #[arg(long, env = "NOTIFICATION_URL", default_value = "http://localhost:8084", value_delimiter = ',')]
+    pub notification_url: Vec<UpstreamUrl>,
+
+    /// Replicas of the reservation-list service, likewise
+    #[arg(
+        long,
+        env = "RESERVATION_LIST_URL",
+        default_value = "http://localhost:8085",
+        value_delimiter = ','
+    )]
+    pub reservation_list_url: Vec<UpstreamUrl>,
+
+    #[command(flatten)]
+    pub telemetry: TelemetryConfig,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Config, String> {
+        Config::try_parse_from(["gateway"].iter().chain(args)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_the_usual_ports() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.bind_address.to_string(), "0.0.0.0:8088");
+        let of = |urls: &[UpstreamUrl]| urls.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(of(&config.reservation_url), ["http://localhost:8082"]);
+        assert_eq!(of(&config.movie_url), ["http://localhost:8083"]);
+        assert_eq!(of(&config.notification_url), ["http://localhost:8084"]);
+        assert_eq!(of(&config.reservation_list_url), ["http://localhost:8085"]);
+    }
+
+    #[test]
+    fn replicas_are_listed_with_commas() {
+        let config = parse(&["--movie-url", "http://one:1,http://[::1]:2/, http://three"]).unwrap();
+        let shown: Vec<_> = config.movie_url.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["http://one:1", "http://[::1]:2", "http://three"]);
+    }
+
+    #[test]
+    fn malformed_settings_are_named() {
+        for (flag, value) in [
+            ("--movie-url", "localhost:8083"),
+            ("--movie-url", "http://one,,http://two"),
+            ("--reservation-url", ""),
+            ("--reservation-url", "https://one"),
+            ("--notification-url", "http://one/path"),
+            ("--reservation-list-url", "http://one?x"),
+            ("--reservation-list-url", "http://user@one"),
+            ("--bind-address", "8088"),
+            ("--movies-url", "http://one"),
+        ] {
+            let message = parse(&[flag, value]).unwrap_err();
+            assert!(message.contains(flag), "{message}");
+        }
+    }
+
+    #[test]
+    fn help_documents_each_setting() {
+        let help = parse(&["--help"]).unwrap_err();
+        let names = [
+            "BIND_ADDRESS",
+            "RESERVATION_URL",
+            "MOVIE_URL",
+            "NOTIFICATION_URL",
+            "RESERVATION_LIST_URL",
+            "LOG_FORMAT",
+        ];
+        for name in names {
+            assert!(help.contains(name), "{help}");
+        }
+    }
+}

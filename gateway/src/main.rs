@@ -1,0 +1,13 @@
+//! The gateway as a process of its own.
+
+use std::process::ExitCode;
+
+use gateway::{Application, Config};
+
+fn main() -> ExitCode {
+    service_kit::main(
+        "gateway",
+        |config: &Config| &config.telemetry,
+        async |config, shutdown| Application::build(config).await?.run(shutdown).await,
+    )
+}
