@@ -94,15 +94,19 @@ pub(crate) async fn forward(
     proxy: Data<Proxy>,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    let body = body::read(payload.into_inner(), body::declared_length(&req)).await?;
+    // Only what is framed is a body: actix takes all that follows an `Upgrade`, which we don't do, for one.
     let has_body = req.headers().contains_key(header::CONTENT_LENGTH) || req.chunked().unwrap_or(false);
+    let body = match has_body {
+        true => Some(body::read(payload.into_inner(), body::declared_length(&req)).await?),
+        false => None,
+    };
     let path_and_query = req.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     let outgoing = Outgoing {
         method: req.method().clone(),
         path_and_query,
         headers: headers::forwarded(&req, &trace::current()),
-        repeatable: is_repeatable(req.method(), req.headers(), &body),
-        body: has_body.then_some(body),
+        repeatable: is_repeatable(req.method(), req.headers(), body.as_deref().unwrap_or_default()),
+        body,
     };
     let response = proxy.send(&outgoing).await?;
     Ok(relay(response, proxy.limits.piece, proxy.upstreams.service))
@@ -181,10 +185,14 @@ impl Proxy {
     /// Counts and logs a failed attempt, and passes the replica over for a while.
     fn failed(&self, index: usize, kind: &str, error: &dyn std::fmt::Display) {
         let Upstreams { service, .. } = *self.upstreams;
-        self.upstreams.failed(index, Instant::now());
         self.failures.with_label_values(&[service, kind]).inc();
         let upstream = self.upstreams.url(index);
-        tracing::warn!(service, %upstream, kind, %error, "upstream failed");
+        // A service that is away under load would otherwise fill the log with one line.
+        if self.upstreams.failed(index, Instant::now()) {
+            tracing::warn!(service, %upstream, kind, %error, "upstream failed");
+        } else {
+            tracing::debug!(service, %upstream, kind, %error, "upstream failed again");
+        }
     }
 
     fn unreachable(&self) -> Problem {

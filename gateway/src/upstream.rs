@@ -102,9 +102,11 @@ impl Upstreams {
         &self.replicas[index].url
     }
 
-    /// The replica could not be reached, cut the connection, or did not answer.
-    pub(crate) fn failed(&self, index: usize, now: Instant) {
+    /// The replica could not be reached, cut the connection, or did not answer. Says whether that is news.
+    pub(crate) fn failed(&self, index: usize, now: Instant) -> bool {
+        let news = !self.replicas[index].is_away(now);
         self.set(index, Some(now + AWAY));
+        news
     }
 
     /// The replica answered.
@@ -135,7 +137,8 @@ mod tests {
     #[test]
     fn one_that_is_away_is_passed_over_for_a_while() {
         let (upstreams, now) = (three(), Instant::now());
-        upstreams.failed(1, now);
+        assert!(upstreams.failed(1, now));
+        assert!(!upstreams.failed(1, now));
         let mut picked: Vec<_> = (0..30).filter_map(|_| upstreams.pick(&[], now)).collect();
         picked.sort_unstable();
         picked.dedup();
@@ -149,7 +152,7 @@ mod tests {
     #[test]
     fn when_all_are_away_one_is_tried_all_the_same() {
         let (upstreams, now) = (three(), Instant::now());
-        (0..3).for_each(|index| upstreams.failed(index, now));
+        (0..3).for_each(|index| assert!(upstreams.failed(index, now)));
         assert!(upstreams.pick(&[], now).is_some());
         assert_eq!(upstreams.pick(&[0, 2], now), Some(1));
         assert_eq!(upstreams.pick(&[0, 1, 2], now), None);

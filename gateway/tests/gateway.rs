@@ -272,6 +272,10 @@ async fn methods_and_bodies_pass() {
     assert_eq!(answer.seen("transfer-encoding"), None);
     let empty = gateway.call("POST", "/movies", "content-length: 0\r\n", "").await;
     assert_eq!((&empty.json()["body"], empty.seen("content-length")), (&json!(""), Some("0".to_owned())));
+    // Upgrades are not taken: the request is answered as the GET it is.
+    let upgrade = b"GET /movies HTTP/1.1\r\nhost: t\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let answer = Answer::parse(&gateway.raw(upgrade).await);
+    assert_eq!((answer.status, answer.seen("upgrade"), answer.seen("connection")), (200, None, None));
     gateway.stop().await;
 }
 

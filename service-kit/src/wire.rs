@@ -18,13 +18,17 @@ use std::{
 use actix_web::http::StatusCode;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep},
 };
 
 use crate::problem::{PROBLEM_JSON, Problem};
 
 /// How long a request that was begun may go without a byte of an answer. Longer than any handler may take.
 const SILENCE_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long nothing at all may happen after a byte of an answer. Longer than the server's keep-alive, and than a
+/// stream of events may be without a sign of life.
+const IDLE_LIMIT: Duration = Duration::from_secs(90);
 
 /// How long, and for how many bytes, a refused client is listened to, so that it can read why: closing on
 /// unread bytes resets the connection, and with it the answer.
@@ -37,8 +41,10 @@ const HEAD_END: &[u8] = b"\r\n\r\n";
 /// A connection, between actix and its socket.
 pub(crate) struct Wire<T> {
     io: T,
-    /// Runs from a request's first bytes to the next bytes of an answer.
-    silence: Option<Pin<Box<Sleep>>>,
+    /// When to give up; there is none until the first bytes, which actix itself waits for.
+    deadline: Option<Pin<Box<Sleep>>>,
+    /// Bytes of a request have come, and none of an answer have gone since.
+    asked: bool,
     refusal: Option<Refusal>,
 }
 
@@ -54,7 +60,14 @@ struct Refusal {
 
 impl<T> Wire<T> {
     pub(crate) fn new(io: T) -> Self {
-        Self { io, silence: None, refusal: None }
+        Self { io, deadline: None, asked: false, refusal: None }
+    }
+
+    fn set_deadline(&mut self, limit: Duration) {
+        match &mut self.deadline {
+            Some(deadline) => deadline.as_mut().reset(Instant::now() + limit),
+            None => self.deadline = Some(Box::pin(sleep(limit))),
+        }
     }
 }
 
@@ -64,14 +77,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
         let before = buf.filled().len();
         match Pin::new(&mut this.io).poll_read(cx, buf) {
             Poll::Ready(outcome) => {
-                if buf.filled().len() > before && this.silence.is_none() {
-                    this.silence = Some(Box::pin(sleep(SILENCE_LIMIT)));
+                // Only the first bytes start the clock: dripping more of them gains no time.
+                if buf.filled().len() > before && !std::mem::replace(&mut this.asked, true) {
+                    this.set_deadline(SILENCE_LIMIT);
                 }
                 Poll::Ready(outcome)
             }
             Poll::Pending => {
-                if let Some(silence) = &mut this.silence {
-                    ready!(silence.as_mut().poll(cx));
+                if let Some(deadline) = &mut this.deadline {
+                    ready!(deadline.as_mut().poll(cx));
                     return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                 }
                 Poll::Pending
@@ -83,7 +97,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.silence = None;
+        this.asked = false;
+        this.set_deadline(IDLE_LIMIT);
         if let Some(refusal) = &mut this.refusal {
             return refusal.poll(&mut this.io, cx);
         }
@@ -237,12 +252,29 @@ mod tests {
         far.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         assert_ne!(wire.read(&mut space).await.unwrap(), 0);
         wire.write_all(FINE).await.unwrap();
-        // Between requests the keep-alive is actix's own business.
-        let idle = tokio::time::timeout(SILENCE_LIMIT * 2, wire.read(&mut space)).await;
-        idle.unwrap_err();
+        // Between requests there is more time.
+        tokio::time::timeout(SILENCE_LIMIT * 2, wire.read(&mut space)).await.unwrap_err();
+        let start = Instant::now();
         far.write_all(b"GET / HT").await.unwrap();
         assert_ne!(wire.read(&mut space).await.unwrap(), 0);
+        tokio::time::timeout(SILENCE_LIMIT / 2, wire.read(&mut space)).await.unwrap_err();
+        far.write_all(b"T").await.unwrap();
+        assert_ne!(wire.read(&mut space).await.unwrap(), 0);
         let error = wire.read(&mut space).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), start.elapsed().as_secs()),
+            (io::ErrorKind::TimedOut, SILENCE_LIMIT.as_secs())
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_begun_before_the_last_answer_is_bounded_too() {
+        let (near, mut far) = duplex(1024);
+        let mut wire = Wire::new(near);
+        far.write_all(b"GET / HTTP/1.1\r\n\r\nGET / HT").await.unwrap();
+        assert_ne!(wire.read(&mut [0; 64]).await.unwrap(), 0);
+        wire.write_all(FINE).await.unwrap();
+        let error = wire.read(&mut [0; 64]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }
