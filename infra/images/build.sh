@@ -1,116 +1,124 @@
 #!/usr/bin/env bash
-# Builds stand-ins for the official images that the tests use, where those can't be pulled: from Debian's and
-# Maven's packages as this machine is set up to get them. An image that is there, official or not, is left alone.
+# Builds stand-ins for the official images, under their names, from Debian's and Maven's packages: for
+# machines that can pull no image. A tag that exists, pulled or built, is left as it is. See README.md.
 #
-#   infra/images/build.sh           needs root (debootstrap), debootstrap, mvn and a Docker daemon
-#
-# DEBIAN_MIRROR names the mirror of Debian, where this machine's own apt sources don't.
+# Where packages come from is the machine's own affair: the mirror and its settings are read from its apt, the
+# jars come from its Maven. Nothing of that is written down here.
 set -euo pipefail
-cd "$(dirname "$0")"
+cd "$(dirname "${BASH_SOURCE[0]}")"
 
-readonly BASE=debian:trixie-slim # as the official images: it has PostgreSQL 17 and a JRE 21
-readonly POSTGRES=postgres:17-alpine
-readonly KAFKA=apache/kafka:4.3.1
-readonly SUITE=trixie
-export DOCKER_BUILDKIT=0 # the classic builder is part of Debian's docker.io, buildx is not
+base=debian:trixie-slim # as under the official images: it has PostgreSQL 17 and a JRE 21
+postgres=postgres:17-alpine
+kafka=apache/kafka:4.3.1
+certificates=/etc/ssl/certs/ca-certificates.crt
 
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-
-missing() {
-  ! docker image inspect "$1" >/dev/null 2>&1
+fail() {
+    echo "build.sh: $*" >&2
+    exit 1
 }
 
-# apt_target REGEX: the first repository of this machine whose release matches.
-apt_target() {
-  # $(..) is apt's own notation. All is read, so that apt-get never writes into a closed pipe.
-  # shellcheck disable=SC2016
-  apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
-    awk -v release="$1" '$2 ~ release && $3 == "main" && !found { print $1; found = 1 }'
+as_root() {
+    if [[ $EUID == 0 ]]; then "$@"; else sudo -n "$@"; fi
 }
 
-# apt_setting NAME: one of this machine's settings of apt, or nothing.
+exists() { docker image inspect "$1" >/dev/null 2>&1; }
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/theater-images.XXXXXX")
+trap 'as_root rm -rf "$work"' EXIT
+
+# quietly NAME COMMAND…: its output only if it fails.
+quietly() {
+    local log=$work/$1.log
+    shift
+    "$@" >"$log" 2>&1 || {
+        tail -n 40 "$log" >&2
+        fail "failed: $*; the end of its output is above"
+    }
+}
+
+# The address of one of the machine's Debian repositories, by its codename. awk reads all: apt-get must not
+# write into a closed pipe.
+repository() {
+    # shellcheck disable=SC2016 # $(..) is apt's own notation
+    apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
+        awk -v codename="$1" \
+            '$1 == "Debian" && $2 == codename && $3 == "main" && $4 ~ /^https?:/ && !found++ { print $4 }'
+}
+
+# The machine's proxies, leniencies and certificates, in apt's own words.
+apt_settings() {
+    apt-config dump --format '%F "%v";%n' | grep -E '^Acquire::(https?::(Proxy|Verify)|Check-|Retries|ForceIP)' || true
+    [[ ! -r $certificates ]] || echo "Acquire::https::CAInfo \"$certificates\";"
+}
+
+# One of apt's settings, or nothing.
 apt_setting() {
-  local value=
-  eval "$(apt-config shell value "$1")"
-  echo "$value"
+    local value=
+    eval "$(apt-config shell value "$1")"
+    echo "$value"
 }
 
-# Writes what apt needs inside the image to reach what it reaches here: mirrors, proxies, leniencies, roots of trust.
-configure_apt() {
-  local root=$1 mirror=$2 security=$3 name value
-  {
-    echo "deb $mirror $SUITE main"
-    [[ -z $security ]] || echo "deb $security $SUITE-security main"
-  } >"$root/etc/apt/sources.list"
-  for name in Acquire::http::Proxy Acquire::https::Proxy Acquire::Check-Valid-Until Acquire::Check-Date; do
-    value=$(apt_setting "$name")
-    [[ -z $value ]] || echo "$name \"$value\";"
-  done >"$root/etc/apt/apt.conf.d/80host"
-  if [[ $mirror == https:* ]]; then
-    install -D -m 644 /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
-  fi
+build_base() {
+    command -v debootstrap >/dev/null || fail "no debootstrap: install it by apt-get"
+    local codename archive security root=$work/root
+    # shellcheck source=/dev/null
+    codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    if [[ -z $(repository "$codename") ]]; then
+        quietly apt-update as_root apt-get update # the lists may never have been fetched
+    fi
+    archive=$(repository "$codename")
+    security=$(repository "$codename-security")
+    [[ -n $archive ]] || fail "the machine's apt names no Debian mirror to make $base from"
+
+    # debootstrap fetches with wget, which knows proxies by the environment only.
+    quietly debootstrap as_root env "http_proxy=${http_proxy:-$(apt_setting Acquire::http::Proxy)}" \
+        "https_proxy=${https_proxy:-$(apt_setting Acquire::https::Proxy)}" \
+        debootstrap --variant=minbase trixie "$root" "$archive"
+    {
+        echo "deb $archive trixie main"
+        [[ -z $security ]] || echo "deb $security trixie-security main"
+    } | as_root tee "$root/etc/apt/sources.list" >/dev/null
+    apt_settings | as_root tee "$root/etc/apt/apt.conf.d/90machine" >/dev/null
+    [[ ! -r $certificates ]] || as_root install -D -m 644 "$certificates" "$root$certificates"
+    as_root tar -C "$root" --exclude='./var/cache/apt/*' --exclude='./var/lib/apt/lists/*' --exclude='./var/log/*' \
+        --exclude='./usr/share/doc/*' --exclude='./usr/share/man/*' --exclude='./usr/share/locale/*' -c . |
+        docker import -c 'CMD ["bash"]' - "$base" >/dev/null
 }
 
-base() {
-  local codename mirror security root=$work/base options=()
-  # shellcheck source=/dev/null
-  codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
-  mirror=${DEBIAN_MIRROR:-$(apt_target "^$codename\$")}
-  security=$(apt_target "^$codename-security\$")
-  if [[ -z $mirror ]]; then
-    echo "images: this machine's apt sources name no mirror of Debian: set DEBIAN_MIRROR" >&2
-    return 1
-  fi
-  [[ $mirror != https:* ]] || options+=(--include=ca-certificates)
-  http_proxy=${http_proxy:-$(apt_setting Acquire::http::Proxy)} \
-    https_proxy=${https_proxy:-$(apt_setting Acquire::https::Proxy)} \
-    debootstrap --variant=minbase "${options[@]}" "$SUITE" "$root" "$mirror" >"$work/debootstrap.log" 2>&1 || {
-    tail -n 20 "$work/debootstrap.log" "$root/debootstrap/debootstrap.log" >&2
-    return 1
-  }
-  configure_apt "$root" "$mirror" "$security"
-  tar -C "$root" --exclude='./var/cache/apt/*' --exclude='./var/lib/apt/lists/*' --exclude='./var/log/*' \
-    --exclude='./usr/share/doc/*' --exclude='./usr/share/man/*' --exclude='./usr/share/locale/*' -c . |
-    docker import -c 'CMD ["bash"]' -c 'LABEL theater.stand-in=true' - "$BASE" >/dev/null
-  rm -rf "$root"
+# build_image TAG FOLDER. The host's network: the way to the mirror may be a proxy on loopback. The classic
+# builder: every Docker has it, buildx is a package apart.
+build_image() {
+    local options=() name
+    for name in http_proxy https_proxy no_proxy; do
+        [[ -z ${!name:-} ]] || options+=(--build-arg "$name")
+    done
+    quietly "docker-build" env DOCKER_BUILDKIT=0 docker build "${options[@]}" --network host -t "$1" "$2"
 }
 
-# build TAG FOLDER
+build_postgres() { build_image "$postgres" postgres; }
+
+build_kafka() {
+    command -v mvn >/dev/null || fail "no mvn: the jars of $kafka come by Maven"
+    cp -r kafka "$work/kafka"
+    quietly maven mvn -q -B -f ../kafka/pom.xml dependency:copy-dependencies -DincludeScope=runtime \
+        -DoutputDirectory="$work/kafka/libs"
+    build_image "$kafka" "$work/kafka"
+}
+
+# build TAG FUNCTION
 build() {
-  local options=() name
-  for name in http_proxy https_proxy no_proxy; do
-    [[ -z ${!name:-} ]] || options+=(--build-arg "$name")
-  done
-  docker build "${options[@]}" --network host -t "$1" "$2" >"$work/build.log" 2>&1 || {
-    tail -n 40 "$work/build.log" >&2
-    return 1
-  }
+    if exists "$1"; then
+        echo "$1 is there"
+        return
+    fi
+    local begin=$SECONDS
+    "$2"
+    echo "$1 built in $((SECONDS - begin)) s, $(($(docker image inspect -f '{{.Size}}' "$1") / 1000000)) MB"
 }
 
-postgres() {
-  build "$POSTGRES" postgres
-}
-
-kafka() {
-  cp -r kafka "$work/kafka"
-  mvn -q -B -f ../kafka/pom.xml dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$work/kafka/libs"
-  build "$KAFKA" "$work/kafka"
-}
-
-# step IMAGE FUNCTION: builds the image unless it is there, and says how long that took.
-step() {
-  if ! missing "$1"; then
-    echo "images: $1 is there"
-    return
-  fi
-  local began=$SECONDS
-  "$2"
-  echo "images: $1 built in $((SECONDS - began)) s"
-}
-
-if missing "$POSTGRES" || missing "$KAFKA"; then
-  step "$BASE" base
+docker info >/dev/null 2>&1 || fail "no Docker daemon answers: infra/images/docker.sh start"
+if ! exists "$postgres" || ! exists "$kafka"; then
+    build "$base" build_base
 fi
-step "$POSTGRES" postgres
-step "$KAFKA" kafka
+build "$postgres" build_postgres
+build "$kafka" build_kafka

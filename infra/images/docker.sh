@@ -1,91 +1,97 @@
 #!/usr/bin/env bash
-# Starts a Docker daemon where none answers, and stops what it started: for machines without a service manager.
+# docker.sh start|stop: a Docker daemon for the time of a run, where none answers.
 #
-#   infra/images/docker.sh start    needs root
-#   infra/images/docker.sh stop     also removes what interrupted tests left behind
-#
-# A daemon that answers already is somebody's own: it is used as it is, and left alone. Ours keeps its images in
-# the cache folder, so that the next start has them.
+# A daemon that already answers is used and left as it is. One that is started here publishes ports on
+# 127.0.0.1 only, keeps its data in a folder of its own, so that images built once stay, and is stopped here.
+# `stop` first removes the containers that tests killed half-way left behind: testcontainers has no reaper in Rust.
 set -euo pipefail
 
-readonly START_SECS=60 STOP_SECS=30
+state=${THEATER_DOCKER_DIR:-/var/lib/theater-docker}
+exec_root=/run/theater-docker # short: the names of its sockets have a limit
+pid_file=$state/pid
+log=$state/dockerd.log
 
-# The launcher's cache, see infra/src/cache.rs.
-case $(id -u) in
-0) cache=${XDG_CACHE_HOME:-/var/cache}/theater ;;
-*) cache=${XDG_CACHE_HOME:-$HOME/.cache}/theater ;;
-esac
-readonly state=$cache/docker
-readonly run=/run/theater-docker # short: its sockets' names have a limit
-readonly pidfile=$run/pid
+start_secs=60
+stop_secs=30
 
-# ours: whether the daemon that we started is running.
-ours() {
-  [[ -s $pidfile && $(cat "/proc/$(<"$pidfile")/comm" 2>/dev/null) == dockerd ]]
+fail() {
+    echo "docker.sh: $*" >&2
+    exit 1
 }
 
-answers() {
-  timeout 10 docker version >/dev/null 2>&1
+answers() { timeout 10 docker info >/dev/null 2>&1; }
+
+# Whether the process of the pid file is a dockerd: after a restart of the machine the number may be another's.
+ours_runs() {
+    [[ -s $pid_file && $(cat "/proc/$(<"$pid_file")/comm" 2>/dev/null) == dockerd ]]
 }
+
+gone() { ! ours_runs; }
+
+# within SECONDS COMMAND…: whether it succeeds in time.
+within() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        ((SECONDS < deadline)) || return 1
+        sleep 0.2
+    done
+}
+
+answers_or_ended() { answers || ! kill -0 "$daemon" 2>/dev/null; }
 
 start() {
-  if answers; then
-    echo "docker: a daemon answers already: $(docker version --format '{{.Server.Version}}')"
-    return
-  fi
-  if ((EUID != 0)); then
-    echo "docker: no daemon answers, and only root can start one" >&2
-    return 1
-  fi
-  mkdir -p "$state" "$run"
-  # Published ports are for this machine only.
-  nohup dockerd --ip 127.0.0.1 --data-root "$state/data" --exec-root "$run/exec" --pidfile "$pidfile" \
-    >"$state/log" 2>&1 </dev/null &
-  local daemon=$! deadline=$((SECONDS + START_SECS))
-  until answers; do
-    if ! kill -0 "$daemon" 2>/dev/null || ((SECONDS > deadline)); then
-      echo "docker: the daemon did not answer within $START_SECS s; its last words:" >&2
-      tail -n 20 "$state/log" >&2
-      kill "$daemon" 2>/dev/null || true
-      return 1
+    command -v docker >/dev/null || fail "no docker client: install docker.io (and docker-cli where it is apart)"
+    if answers; then
+        echo "a Docker daemon answers already: $(docker version --format '{{.Server.Version}}')"
+        return
     fi
-    sleep 0.2
-  done
-  echo "docker: started $(docker version --format '{{.Server.Version}}')"
+    [[ -z ${DOCKER_HOST:-} ]] || fail "DOCKER_HOST is $DOCKER_HOST, and nothing answers there"
+    [[ $EUID == 0 ]] || fail "no Docker daemon answers, and to start one takes root"
+    command -v dockerd >/dev/null || fail "no dockerd: install docker.io"
+    mkdir -p "$state"
+    # A session of its own: Ctrl-C is for who waits for the tests. The socket is for whoever called sudo.
+    setsid nohup dockerd --data-root "$state/data" --exec-root "$exec_root" --pidfile "$pid_file" --ip 127.0.0.1 \
+        --group "${SUDO_GID:-0}" >"$log" 2>&1 </dev/null &
+    daemon=$!
+    if within "$start_secs" answers_or_ended && answers; then
+        echo "started dockerd $(docker version --format '{{.Server.Version}}'), pid $daemon, data in $state"
+        return
+    fi
+    kill "$daemon" 2>/dev/null || true
+    tail -n 20 "$log" >&2
+    fail "dockerd did not answer within $start_secs s; the end of its log is above"
+}
+
+remove_leftovers() {
+    local left
+    mapfile -t left < <(timeout 30 docker ps -aq --filter label=org.testcontainers.managed-by=testcontainers)
+    ((${#left[@]})) || return 0
+    echo "removing ${#left[@]} containers that tests left behind"
+    timeout 60 docker rm -fv "${left[@]}" >/dev/null || true
 }
 
 stop() {
-  if ! ours; then
-    echo "docker: nothing to stop"
-    return
-  fi
-  local pid deadline=$((SECONDS + STOP_SECS))
-  pid=$(<"$pidfile")
-  local leftovers
-  leftovers=$(timeout "$STOP_SECS" docker ps -aq --filter label=org.testcontainers.managed-by=testcontainers || true)
-  if [[ -n $leftovers ]]; then
-    echo "docker: removing $(wc -w <<<"$leftovers") containers that tests left behind"
-    # shellcheck disable=SC2086 # several words
-    timeout "$STOP_SECS" docker rm -fv $leftovers >/dev/null || true
-  fi
-  kill "$pid" 2>/dev/null || true
-  while ours; do
-    if ((SECONDS > deadline)); then
-      kill -KILL "$pid"
-      break
+    if ! ours_runs; then
+        echo "no daemon of ours runs"
+        return
     fi
-    sleep 0.2
-  done
-  umount "$run/exec/netns/default" 2>/dev/null || true
-  rm -rf "$run"
-  echo "docker: stopped"
+    [[ $EUID == 0 ]] || fail "to stop dockerd takes root"
+    local pid
+    pid=$(<"$pid_file")
+    remove_leftovers
+    kill "$pid"
+    if ! within "$stop_secs" gone; then
+        echo "dockerd did not end within $stop_secs s: killed" >&2
+        kill -KILL "$pid" || true
+    fi
+    rm -f "$pid_file"
+    umount "$exec_root/netns/default" 2>/dev/null || true
+    echo "stopped dockerd"
 }
 
 case ${1:-} in
-start) start ;;
-stop) stop ;;
-*)
-  echo "usage: $0 start|stop" >&2
-  exit 2
-  ;;
+    start) start ;;
+    stop) stop ;;
+    *) fail "usage: docker.sh start|stop" ;;
 esac

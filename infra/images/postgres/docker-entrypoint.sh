@@ -1,24 +1,37 @@
 #!/bin/sh
-# As the official image: the first start makes the cluster, the database, and runs the SQL it was given.
+# The part of the official entrypoint that tests use: POSTGRES_USER, _PASSWORD, _DB, _HOST_AUTH_METHOD, *.sql to begin with.
+#
+# The server starts twice: once on a socket only, to be filled, logging to stdout; then for good, logging to stderr.
+# Who waits for the official image counts on both lines.
 set -eu
+
+case "${1:-}" in
+    postgres) shift ;;
+    -*) ;;
+    *) exec "$@" ;;
+esac
 
 user=${POSTGRES_USER:-postgres}
 database=${POSTGRES_DB:-$user}
+host_auth=${POSTGRES_HOST_AUTH_METHOD:-scram-sha-256}
 
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
-  : "${POSTGRES_PASSWORD:?must be set}"
-  printf '%s\n' "$POSTGRES_PASSWORD" >/tmp/password
-  initdb --username="$user" --pwfile=/tmp/password --auth-local=trust --auth-host=scram-sha-256 --encoding=UTF8 >/dev/null
-  rm /tmp/password
-  echo 'host all all all scram-sha-256' >>"$PGDATA/pg_hba.conf"
-  # Logs to standard output, the server below to standard error: testcontainers waits for both to be ready.
-  pg_ctl -w start -o "-c listen_addresses=''"
-  [ "$database" = postgres ] || createdb --username="$user" "$database"
-  for script in /docker-entrypoint-initdb.d/*.sql; do
-    [ ! -f "$script" ] || psql -v ON_ERROR_STOP=1 --username="$user" --dbname="$database" -f "$script"
-  done
-  pg_ctl -m fast -w stop
+    if [ -z "${POSTGRES_PASSWORD:-}" ] && [ "$host_auth" != trust ]; then
+        echo "POSTGRES_PASSWORD must be set" >&2
+        exit 1
+    fi
+    password=$(mktemp)
+    printf '%s\n' "${POSTGRES_PASSWORD:-unused}" >"$password"
+    initdb -D "$PGDATA" --username="$user" --pwfile="$password" --auth-local=trust --auth-host="$host_auth"
+    rm "$password"
+    echo "host all all all $host_auth" >>"$PGDATA/pg_hba.conf"
+
+    pg_ctl -D "$PGDATA" -w -o "-c listen_addresses=''" start
+    [ "$database" = postgres ] || createdb -U "$user" "$database"
+    for file in /docker-entrypoint-initdb.d/*.sql; do
+        [ ! -e "$file" ] || psql -v ON_ERROR_STOP=1 --no-psqlrc -U "$user" -d "$database" -f "$file"
+    done
+    pg_ctl -D "$PGDATA" -w -m fast stop
 fi
 
-[ "${1:-}" != postgres ] || shift
-exec postgres -c listen_addresses='*' "$@"
+exec postgres -D "$PGDATA" -c listen_addresses='*' "$@"
