@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 
 use crate::options::{Kafka, Parts};
 use crate::records::Broker;
-use crate::running;
+use crate::{running, show};
 
 mod script;
 mod stage;
@@ -61,10 +61,10 @@ pub async fn play(target: &Target) -> anyhow::Result<()> {
     let mut stage = Stage::set(target, &script).await?;
     for (index, step) in script.steps.iter().enumerate() {
         let number = index + 1;
-        println!("\n{number}. {}", step.title);
+        show::line(&format!("\n{number}. {}", step.title));
         stage.play(step).await.with_context(|| format!("step {number} failed ({})", step.title))?;
     }
     stage.close().await.context("after the last step")?;
-    println!("\nThe golden run held: every answer, outcome and event was as the contract says.");
+    show::line("\nThe golden run held: every answer, outcome and event was as the contract says.");
     Ok(())
 }

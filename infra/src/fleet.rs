@@ -120,6 +120,10 @@ pub struct Settings {
     pub partitions: i32,
 }
 
+/// How often, and for how long, the launcher looks whether the consumers have joined their groups.
+const JOIN_PERIOD: Duration = Duration::from_millis(50);
+const JOIN_LIMIT: Duration = Duration::from_secs(60);
+
 struct Part {
     service: Service,
     port: u16,
@@ -184,6 +188,34 @@ impl Fleet {
         let port = self.parts.iter().find(|part| part.service == service).map_or(0, |part| part.port);
         let host = if self.bind.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { self.bind };
         format!("http://{}", SocketAddr::new(host, port))
+    }
+
+    /// Returns once every consumer has been given partitions, so that what is asked now is decided now. A
+    /// broker's first group takes seconds.
+    ///
+    /// # Errors
+    /// A group that is not joined in time.
+    pub async fn joined(&self) -> anyhow::Result<()> {
+        let client = crate::http::client().build()?;
+        for service in Service::STATEFUL {
+            let metrics = format!("{}/metrics", self.url(service));
+            let joined = async {
+                let mut look = tokio::time::interval(JOIN_PERIOD);
+                loop {
+                    look.tick().await;
+                    let text = client.get(&metrics).send().await?.text().await?;
+                    let assigned =
+                        text.lines().find_map(|line| line.strip_prefix("consumer_assigned_partitions "));
+                    if assigned.is_some_and(|assigned| assigned != "0") {
+                        return anyhow::Ok(());
+                    }
+                }
+            };
+            tokio::time::timeout(JOIN_LIMIT, joined)
+                .await
+                .with_context(|| format!("{} got no partitions within {JOIN_LIMIT:?}", service.name()))??;
+        }
+        Ok(())
     }
 
     /// Returns, with the reason, when a service ends that was not asked to.

@@ -8,7 +8,7 @@ use theater_infra::demo::{self, Target};
 use theater_infra::interrupt::Interrupt;
 use theater_infra::options::{Command, Options, Parts};
 use theater_infra::theater::{Purpose, Theater};
-use theater_infra::{supervise, tail};
+use theater_infra::{show, supervise, tail};
 
 fn main() -> ExitCode {
     supervise::child_entry();
@@ -49,7 +49,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
 async fn serve(parts: &Parts, interrupt: &Interrupt) -> anyhow::Result<()> {
     let Some(theater) = interrupt.or(Theater::start(parts, Purpose::Serve)).await else { return Ok(()) };
     let mut theater = theater?;
-    println!("{theater}");
+    show::line(&theater.to_string());
     let failed = interrupt.or(theater.failed()).await;
     eprintln!("\n  closing …");
     theater.stop().await;

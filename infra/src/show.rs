@@ -1,6 +1,7 @@
 //! Records as lines for people. Nothing in them can move the terminal's cursor.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::{Write as _, stdout};
 
 use crate::records::Record;
 
@@ -25,6 +26,11 @@ pub fn record(record: &Record, mark: &str) -> String {
     let value = record.value.as_deref().map_or("(no value)".to_owned(), text);
     let _ = write!(lines, "\n{indent}  {value}");
     lines
+}
+
+/// Prints a line. That nobody reads it any more is no reason to stop.
+pub fn line(text: &str) {
+    let _ = writeln!(stdout(), "{text}");
 }
 
 /// As it is if it is text, else with its odd bytes escaped.

@@ -92,6 +92,7 @@ impl Theater {
             partitions: PARTITIONS,
         };
         let fleet = step("starting the services", Fleet::start(&settings)).await?;
+        step("joining the consumer groups", fleet.joined()).await?;
         Ok((fleet, carrier, broker))
     }
 

@@ -41,7 +41,10 @@ impl Stage {
     pub(super) async fn set(target: &Target, script: &Script) -> anyhow::Result<Self> {
         let client = http::client().timeout(CALL).build()?;
         let gateway = target.gateway.clone();
-        println!("\nPlaying the golden run on {gateway}, events at {}", target.broker.bootstrap_servers);
+        show::line(&format!(
+            "\nPlaying the golden run on {gateway}, events at {}",
+            target.broker.bootstrap_servers
+        ));
         let deadline = Instant::now() + READY;
         let mut poll = ticks();
         loop {
@@ -93,13 +96,13 @@ impl Stage {
 
     async fn call(&self, call: &Call) -> anyhow::Result<()> {
         let body = call.body.as_ref().map(|body| format!(" {body}")).unwrap_or_default();
-        println!("   > {} {}{body}", call.method, call.path);
+        show::line(&format!("   > {} {}{body}", call.method, call.path));
         let mut request = self.client.request(call.method.clone(), format!("{}{}", self.gateway, call.path));
         if let Some(body) = &call.body {
             request = request.json(body);
         }
         let (status, text, answer) = answer(request).await?;
-        println!("   < {status} {text}");
+        show::line(&format!("   < {status} {text}"));
         ensure!(status == call.status, "expected the status {}, and it was {status}", call.status);
         difference(&call.answer, &answer).map_or(Ok(()), |difference| bail!("the answer: {difference}"))
     }
@@ -109,10 +112,10 @@ impl Stage {
         if record.key.as_deref() != Some(self.movie.as_bytes()) {
             return Ok(()); // another saga's
         }
-        println!("{}", show::record(record, "   * "));
+        show::line(&show::record(record, "   * "));
         let id = record.header(CE_ID).context("the event has no ce_id")?;
         if !self.seen.insert(id.to_owned()) {
-            println!("     (published a second time, which is allowed)");
+            show::line("     (published a second time, which is allowed)");
             return Ok(());
         }
         let value: Value = serde_json::from_slice(record.value.as_deref().unwrap_or_default())
@@ -141,7 +144,7 @@ impl Stage {
             };
             match difference {
                 None => {
-                    println!("   = {}: GET {}\n     {text}", outcome.what, outcome.path);
+                    show::line(&format!("   = {}: GET {}\n     {text}", outcome.what, outcome.path));
                     return Ok(());
                 }
                 Some(difference) if Instant::now() > deadline => {

@@ -104,6 +104,15 @@ impl Relays {
         Ok(())
     }
 
+    fn producer_settings(&self, shard: i16) -> ClientConfig {
+        let mut settings = self.kafka.producer_settings();
+        if shard != DEAD_LETTER_SHARD {
+            // An event that is refused must not be overtaken by a later one. Dead letters have no order.
+            settings.set("enable.gapless.guarantee", "true");
+        }
+        settings
+    }
+
     fn relay(&self, shard: i16) -> Relay {
         Relay {
             shard,
@@ -113,7 +122,7 @@ impl Relays {
                 // Whoever looks at the locks sees which process sends.
                 .application_name(&format!("{} {} relay {shard}", self.service, std::process::id()))
                 .options([("idle_session_timeout", "5s")]),
-            producer_settings: self.kafka.producer_settings(),
+            producer_settings: self.producer_settings(shard),
             producer: None,
             woken: self.outbox.woken(),
             metrics: self.metrics.clone(),
@@ -262,8 +271,10 @@ impl Relay {
     /// What a failed delivery means.
     async fn refused(&self, connection: &mut PgConnection, row: &OutboxRow, error: KafkaError) -> RelayError {
         let fatal = self.producer.as_ref().and_then(|producer| producer.client().fatal_error());
-        if let Some((_, reason)) = fatal {
-            return RelayError::Fatal(reason);
+        match fatal {
+            // One record failed, and so none after it was sent: a new producer begins with it.
+            Some((RDKafkaErrorCode::GaplessGuarantee, _)) | None => {}
+            Some((_, reason)) => return RelayError::Fatal(reason),
         }
         let too_large = matches!(
             error,
