@@ -145,8 +145,13 @@ impl Fleet {
     pub async fn start(settings: &Settings) -> anyhow::Result<Self> {
         let mut fleet = Self { parts: Vec::new(), bind: settings.ports.bind };
         for service in Service::ALL {
-            let part = fleet.start_one(service, settings).await;
-            fleet.parts.push(part.with_context(|| format!("{} can't start", service.name()))?);
+            match fleet.start_one(service, settings).await {
+                Ok(part) => fleet.parts.push(part),
+                Err(error) => {
+                    fleet.stop().await;
+                    return Err(error.context(format!("{} can't start", service.name())));
+                }
+            }
         }
         Ok(fleet)
     }
@@ -256,5 +261,13 @@ impl Part {
                 self.task.abort();
             }
         }
+    }
+}
+
+/// Of a start that was cut short: nobody waits for it.
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.task.abort();
     }
 }

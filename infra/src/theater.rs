@@ -67,8 +67,10 @@ impl Theater {
             }
         };
         let mut theater = Self { fleet, databases, carrier, broker, topics, announcement: None };
-        if purpose == Purpose::Serve {
-            theater.announce(parts)?;
+        if purpose == Purpose::Serve
+            && let Err(error) = theater.announce(parts)
+        {
+            tracing::warn!(error = %format!("{error:#}"), "tail will not find this theater by itself");
         }
         Ok(theater)
     }

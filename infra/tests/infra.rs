@@ -5,14 +5,16 @@
 
 mod infra {
     pub(crate) mod kafka;
+    pub(crate) mod launcher;
     pub(crate) mod postgres;
     pub(crate) mod role;
+    pub(crate) mod running;
     pub(crate) mod supervise;
 }
 
 use std::future::Future;
 
-use infra::{kafka, postgres, role, supervise};
+use infra::{kafka, launcher, postgres, role, running, supervise};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() {
@@ -22,7 +24,8 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // Two cores: more at once would only make deadlines tight.
     arguments.test_threads.get_or_insert(2);
-    let tests = [supervise::tests(), postgres::tests(), kafka::tests()].into_iter().flatten().collect();
+    let tests = [supervise::tests(), postgres::tests(), kafka::tests(), running::tests(), launcher::tests()];
+    let tests = tests.into_iter().flatten().collect();
     let conclusion = libtest_mimic::run(&arguments, tests);
     theater_infra::supervise::finish();
     conclusion.exit();
