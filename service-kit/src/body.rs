@@ -272,6 +272,16 @@ mod tests {
         assert_eq!(problem.status(), 413);
     }
 
+    #[actix_web::test]
+    async fn the_limit_holds_over_all_pieces() {
+        let pieces = |lengths: [usize; 2]| {
+            let pieces = lengths.map(|length| Ok(Bytes::from(vec![b'x'; length])));
+            Payload::from(Box::pin(futures_util::stream::iter(pieces)) as Pin<Box<_>>)
+        };
+        assert_eq!(read(pieces([BODY_LIMIT - 1, 1]), None).await.unwrap().len(), BODY_LIMIT);
+        assert_eq!(read(pieces([BODY_LIMIT, 1]), None).await.unwrap_err().status(), 413);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_body_that_never_comes_is_a_timeout() {
         let stream = futures_util::stream::pending::<Result<Bytes, PayloadError>>();

@@ -232,8 +232,8 @@ mod tests {
             wire.write_all(&[FINE, BARE].concat()).await.unwrap();
         };
         let mut text = String::new();
-        let ((), length) = tokio::join!(writing, far.read_to_string(&mut text));
-        length.unwrap();
+        let both = async { tokio::join!(writing, far.read_to_string(&mut text)).1 };
+        tokio::time::timeout(IDLE_LIMIT, both).await.expect("the connection is closed").unwrap();
         let rest = text.strip_prefix("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
         let (head, body) = rest.split_once("\r\n\r\n").unwrap();
         assert!(
