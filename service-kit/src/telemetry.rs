@@ -58,8 +58,10 @@ pub fn init_with_default_log(
         LogFormat::Pretty => logs.with_ansi(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Json => logs.json().flatten_event(true).with_span_list(false).boxed(),
     };
-    let spans =
-        tracing_opentelemetry::layer().with_tracer(provider.tracer("theater")).with_filter(span_filter());
+    let exporting = config.otel_exporter_otlp_endpoint.is_some();
+    let spans = tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer("theater"))
+        .with_filter(span_filter(exporting));
     let subscriber = tracing_subscriber::registry().with(spans).with(logs.with_filter(log_filter));
     tracing::subscriber::set_global_default(subscriber).context("telemetry is set up already")?;
     Ok(Telemetry { provider })
@@ -83,8 +85,9 @@ fn provider(service: &'static str, config: &TelemetryConfig) -> anyhow::Result<S
     Ok(builder.build())
 }
 
-/// Spans of ours only: the exporter's own HTTP client must not trace itself.
-fn span_filter() -> Targets {
+/// Spans of ours only: the exporter's own HTTP client must not trace itself. Those of single records are made
+/// only if someone will see them.
+fn span_filter(exporting: bool) -> Targets {
     [
         "h2",
         "hyper",
@@ -96,9 +99,12 @@ fn span_filter() -> Targets {
         "tonic",
     ]
     .into_iter()
-    .fold(Targets::new().with_default(LevelFilter::INFO), |targets, name| {
-        targets.with_target(name, LevelFilter::OFF)
-    })
+    .fold(ours(exporting), |targets, name| targets.with_target(name, LevelFilter::OFF))
+}
+
+fn ours(exporting: bool) -> Targets {
+    let records = if exporting { LevelFilter::DEBUG } else { LevelFilter::INFO };
+    Targets::new().with_default(LevelFilter::INFO).with_target("service_kit::events", records)
 }
 
 impl Telemetry {

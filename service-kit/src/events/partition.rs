@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use shared_events::Malformed;
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::{mpsc, oneshot};
-use tracing::{Instrument, error, info_span, warn};
+use tracing::{Instrument, Span, debug_span, error, info_span, warn};
 
 use super::assignment::{Assigned, start_offset};
 use super::database::{self, Transaction};
@@ -73,6 +73,26 @@ pub struct Shared<H> {
 struct Item {
     record: Record,
     content: Result<Content, Malformed>,
+    /// This record's part of its saga's trace; it ends with the batch.
+    _span: Span,
+}
+
+impl Item {
+    fn new(record: Record, topic: &str) -> Self {
+        let mut content = record.decode(topic);
+        let mut span = Span::none();
+        if let Ok(Content::Event(delivery)) = &mut content {
+            // At debug, so that it costs nothing unless traces are exported: then the events that this one
+            // causes continue from here.
+            span =
+                debug_span!("process", event.r#type = delivery.event.event_type(), event.id = %delivery.id);
+            trace::set_parent(&span, &delivery.trace);
+            if let Some(own) = trace::of_span(&span) {
+                delivery.trace = own;
+            }
+        }
+        Self { record, content, _span: span }
+    }
 }
 
 /// Why the task goes on elsewhere.
@@ -172,8 +192,7 @@ impl<H: EventHandler> Partition<H> {
             }
             // What was applied before a seek may come again.
             if record.offset >= self.next {
-                let content = record.decode(&self.shared.topic);
-                items.push(Item { record, content });
+                items.push(Item::new(record, &self.shared.topic));
             }
         }
         self.apply(&items).await
@@ -398,7 +417,7 @@ struct Sorted<'a> {
 impl<'a> Sorted<'a> {
     fn new(items: &'a [Item], poison: Option<&str>, span: &tracing::Span) -> Self {
         let mut sorted = Self { deliveries: Vec::with_capacity(items.len()), dead: Vec::new(), unknown: 0 };
-        for Item { record, content } in items {
+        for Item { record, content, .. } in items {
             match (poison, content) {
                 (Some(reason), _) => sorted.dead.push((record, reason.to_owned())),
                 (None, Err(malformed)) => sorted.dead.push((record, malformed.to_string())),
