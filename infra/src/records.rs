@@ -12,9 +12,11 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::metadata::MetadataPartition;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use tokio::time::timeout;
 
 /// How long a broker may take to tell of its topics.
 const ANSWER: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// How a broker is reached.
@@ -121,14 +123,16 @@ impl Records {
     /// If a position has left the log; a broker that is away is waited for.
     pub async fn next(&mut self) -> anyhow::Result<Record> {
         loop {
-            match self.consumer.recv().await {
-                Ok(message) => {
+            // librdkafka wakes us when its queue was empty. A poll that handled an inner event can leave messages
+            // there, of which nobody would be told: so look again after a while.
+            match timeout(LOOK_AGAIN, self.consumer.recv()).await {
+                Ok(Ok(message)) => {
                     let record = Record::read(&message);
                     self.next.insert((record.topic.clone(), record.partition), record.offset + 1);
                     return Ok(record);
                 }
-                Err(error) if is_passing(&error) => {}
-                Err(error) => return Err(error).context("reading from Kafka"),
+                Ok(Err(error)) if !is_passing(&error) => return Err(error).context("reading from Kafka"),
+                Ok(Err(_)) | Err(_) => {}
             }
         }
     }
@@ -141,7 +145,7 @@ impl Records {
         let ends = self.bounds().await?;
         let mut records = Vec::new();
         while ends.iter().any(|(place, (_, end))| self.next.get(place).is_some_and(|next| next < end)) {
-            let record = tokio::time::timeout(ANSWER, self.next());
+            let record = timeout(ANSWER, self.next());
             records.push(record.await.map_err(|_| anyhow!("Kafka does not give what it has"))??);
         }
         Ok(records)

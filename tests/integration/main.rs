@@ -10,6 +10,7 @@ mod http_surface;
 
 fn main() -> ExitCode {
     let tests = tests![
+        capacity::two_replicas_sell_exactly_what_there_is,
         http_surface::movies_are_delivered_and_edited,
         http_surface::movies_are_published_and_shown,
         http_surface::pages_lose_and_repeat_no_row_while_rows_arrive,

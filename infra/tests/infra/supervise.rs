@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
+use rustix::process::{Pid, kill_process};
 use theater_infra::supervise::{Program, Scratch, Signal};
 
 use super::role::Role;
@@ -13,6 +14,7 @@ use crate::test;
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("supervise::kill_9_of_the_parent_leaves_nothing", kill_9_of_the_parent_leaves_nothing),
+        test("supervise::kill_9_of_the_reaper_too_leaves_no_child", kill_9_of_the_reaper_too_leaves_no_child),
         test("supervise::an_ordinary_end_leaves_nothing", an_ordinary_end_leaves_nothing),
         test("supervise::children_outlive_the_thread_that_asked", children_outlive_the_thread_that_asked),
         test("supervise::a_missing_program_is_named", a_missing_program_is_named),
@@ -48,6 +50,25 @@ async fn kill_9_of_the_parent_leaves_nothing() -> anyhow::Result<()> {
     assert!(Path::new(role.told("scratch")).join("file").exists());
     role.kill_9()?;
     gone(&role).await
+}
+
+async fn kill_9_of_the_reaper_too_leaves_no_child() -> anyhow::Result<()> {
+    let mut role = Role::start("parent", |_| {})?;
+    let children = format!("/proc/{0}/task", role.child.id());
+    let mut reaper = None;
+    for thread in std::fs::read_dir(children)? {
+        for child in std::fs::read_to_string(thread?.path().join("children"))?.split_whitespace() {
+            if std::fs::read_to_string(format!("/proc/{child}/cmdline"))?.contains("--theater-reaper") {
+                reaper = Pid::from_raw(child.parse()?);
+            }
+        }
+    }
+    kill_process(reaper.expect("there is a reaper"), Signal::KILL)?;
+    role.kill_9()?;
+    eventually("the child is dead", || !alive(role.told("child"))).await?;
+    // What the reaper would have done.
+    kill_process(Pid::from_raw(role.told("grandchild").parse()?).expect("a pid"), Signal::KILL)?;
+    Ok(std::fs::remove_dir_all(role.told("scratch"))?)
 }
 
 async fn an_ordinary_end_leaves_nothing() -> anyhow::Result<()> {
