@@ -85,16 +85,17 @@ async fn children_outlive_the_thread_that_asked() -> anyhow::Result<()> {
     let log = scratch.path().join("log");
     let asking = std::thread::spawn(move || {
         let mut shell = Command::new("sh");
-        shell.args(["-c", "read -r line < /dev/null; exec sleep 1000"]);
-        Program::new(shell, log).spawn()
+        shell.args(["-c", "exec sleep 1000"]);
+        let child = Program::new(shell, log).spawn()?;
+        // Until it has asked for its death signal and become what it shall be.
+        let name = format!("/proc/{}/comm", child.pid());
+        while std::fs::read_to_string(&name)?.trim() != "sleep" {
+            std::thread::yield_now();
+        }
+        Ok::<_, std::io::Error>(child)
     });
     let child = asking.join().expect("no panic")?;
-    // Its death signal would come at the thread's end, which is past; the answer to this one is its own.
-    eventually("it sleeps", || {
-        std::fs::read_to_string(format!("/proc/{}/comm", child.pid()))
-            .is_ok_and(|name| name.trim() == "sleep")
-    })
-    .await?;
+    // The thread's end would have killed it; what ends it now is this.
     assert_eq!(child.exit_status(), None);
     let status = child.stop(Signal::TERM, Duration::from_secs(5)).await;
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(15));
