@@ -5,7 +5,7 @@ use actix_web::http::header::{CACHE_CONTROL, ETAG, IF_MATCH, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use serde::{Deserialize, Serialize};
 use service_kit::body::Json;
-use service_kit::events::database::Transaction;
+use service_kit::events::database::{Reading, Transaction};
 use service_kit::events::{Fault, Outbox};
 use service_kit::fields::{Bounds, Number};
 use service_kit::page::{self, PageQuery};
@@ -128,8 +128,10 @@ async fn deliver(
 
 async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let id = MovieId(page::path_id(&request, "id")?);
-    let mut connection = api.pool.acquire().await.map_err(Fault::from)?;
-    match store::find(&mut connection, id).await.map_err(Fault::from)? {
+    let mut reading = Reading::begin(&api.pool).await.map_err(Fault::from)?;
+    let found = store::find(&mut reading, id).await.map_err(Fault::from)?;
+    reading.end();
+    match found {
         Some(movie) => Ok(answer(HttpResponse::Ok(), &movie)),
         None => Err(no_such_movie(id)),
     }
@@ -139,8 +141,9 @@ async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse,
     let parameters = page::query(&request, &["cursor", "limit"])?;
     let parameter = |name: &str| parameters.get(name).map(String::as_str);
     let query = PageQuery::parse(COLLECTION, parameter("cursor"), parameter("limit"))?;
-    let mut connection = api.pool.acquire().await.map_err(Fault::from)?;
-    let movies = store::list(&mut connection, query.cursor, query.limit + 1).await.map_err(Fault::from)?;
+    let mut reading = Reading::begin(&api.pool).await.map_err(Fault::from)?;
+    let movies = store::list(&mut reading, query.cursor, query.limit + 1).await.map_err(Fault::from)?;
+    reading.end();
     let rows = movies.iter().map(|(seq, movie)| (*seq, MovieView::from(movie))).collect();
     Ok(page::page(&request, COLLECTION, rows, &query))
 }
@@ -168,7 +171,7 @@ impl Api {
                 Err(Problem::precondition_failed("the movie was edited since; get it again for its ETag"))
             }
             Some(Answer::TooMany { qty }) => {
-                let most = QTY_MAX - qty;
+                let most = (QTY_MAX - qty).max(0);
                 let detail =
                     format!("must be at most {most}: {qty} tickets are left, and at most {QTY_MAX} may be");
                 Err(Problem::out_of_bounds(vec![FieldError::new("/count", detail)]))

@@ -10,6 +10,18 @@ use uuid::Uuid;
 
 use crate::movie::{Command, Decision, Delivery, Input, Movie, Outcome, State, Writes};
 
+/// Named one by one: a column that a newer replica's migration adds must not change what a prepared
+/// statement of ours returns.
+macro_rules! select_movie {
+    ($rest:literal) => {
+        concat!(
+            "select seq, id, name, description, published_name, published_description, published, added, \
+             allocated, qty, version, edition from movie ",
+            $rest
+        )
+    };
+}
+
 /// Loads and locks what the inputs name.
 ///
 /// # Errors
@@ -18,7 +30,7 @@ pub async fn load(connection: &mut PgConnection, inputs: &[Input]) -> Result<Sta
     let mut movies: Vec<Uuid> = inputs.iter().map(|input| input.command.movie_id().0).collect();
     movies.sort_unstable();
     movies.dedup();
-    let rows = sqlx::query("select * from movie where id = any ($1) order by id for update")
+    let rows = sqlx::query(select_movie!("where id = any ($1) order by id for update"))
         .bind(&movies)
         .fetch_all(&mut *connection)
         .await?;
@@ -194,7 +206,7 @@ async fn insert_decisions(
 /// # Errors
 /// The database's.
 pub async fn find(connection: &mut PgConnection, id: MovieId) -> Result<Option<Movie>, sqlx::Error> {
-    let row = sqlx::query("select * from movie where id = $1").bind(id.0).fetch_optional(connection).await?;
+    let row = sqlx::query(select_movie!("where id = $1")).bind(id.0).fetch_optional(connection).await?;
     row.as_ref().map(movie).transpose()
 }
 
@@ -207,13 +219,11 @@ pub async fn list(
     before: Option<i64>,
     limit: i64,
 ) -> Result<Vec<(i64, Movie)>, sqlx::Error> {
-    let rows = sqlx::query(
-        "select * from movie where seq < coalesce($1, 9223372036854775807) order by seq desc limit $2",
-    )
-    .bind(before)
-    .bind(limit)
-    .fetch_all(connection)
-    .await?;
+    let rows = sqlx::query(select_movie!("where seq < $1 order by seq desc limit $2"))
+        .bind(before.unwrap_or(i64::MAX))
+        .bind(limit)
+        .fetch_all(connection)
+        .await?;
     rows.iter().map(|row| Ok((row.try_get("seq")?, movie(row)?))).collect()
 }
 

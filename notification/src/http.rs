@@ -3,6 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use service_kit::events::Fault;
+use service_kit::events::database::Reading;
 use service_kit::fields::Bounds;
 use service_kit::page::{self, PageQuery};
 use service_kit::problem::Problem;
@@ -62,18 +63,19 @@ impl<'a> From<&'a Recorded> for NotificationView<'a> {
 }
 
 async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let mut parameters = page::query(&request, &["userId", "reserveId", "cursor", "limit"])?;
+    let parameters = page::query(&request, &["userId", "reserveId", "cursor", "limit"])?;
     let parameter = |name: &str| parameters.get(name).map(String::as_str);
     let query = PageQuery::parse(COLLECTION, parameter("cursor"), parameter("limit"))?;
     let mut bounds = Bounds::new();
     let reservation_id = parameter("reserveId").map(|id| bounds.id("/reserveId", id)).transpose()?;
-    let user_id = parameters.remove("userId").map(|id| bounds.text("/userId", id, 1, USER_ID_MAX));
-    bounds.check()?;
-    let filter = Filter { user_id, reservation_id: reservation_id.map(ReservationId) };
+    let user_id = page::text(&parameters, "userId", USER_ID_MAX)?;
+    let filter =
+        Filter { user_id: user_id.map(str::to_owned), reservation_id: reservation_id.map(ReservationId) };
 
-    let mut connection = api.pool.acquire().await.map_err(Fault::from)?;
+    let mut reading = Reading::begin(&api.pool).await.map_err(Fault::from)?;
     let recorded =
-        store::list(&mut connection, &filter, query.cursor, query.limit + 1).await.map_err(Fault::from)?;
+        store::list(&mut reading, &filter, query.cursor, query.limit + 1).await.map_err(Fault::from)?;
+    reading.end();
     let rows = recorded.iter().map(|(seq, recorded)| (*seq, NotificationView::from(recorded))).collect();
     Ok(page::page(&request, COLLECTION, rows, &query))
 }
@@ -104,6 +106,6 @@ mod tests {
         assert_eq!(refused("/notifications?userid=7").await, bad("/userid"));
         assert_eq!(refused("/notifications?userId=%00").await, bad("/userId"));
         let too_long = format!("/notifications?userId={}", "x".repeat(201));
-        assert_eq!(refused(&too_long).await, (StatusCode::UNPROCESSABLE_ENTITY, "/userId".into()));
+        assert_eq!(refused(&too_long).await, bad("/userId"));
     }
 }

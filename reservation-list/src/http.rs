@@ -3,7 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use service_kit::events::Fault;
-use service_kit::fields::Bounds;
+use service_kit::events::database::Reading;
 use service_kit::page::{self, PageQuery};
 use service_kit::problem::Problem;
 use shared_events::{MovieId, ReservationId};
@@ -55,7 +55,7 @@ impl<'a> From<&'a Reservation> for RowView<'a> {
 }
 
 async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let mut parameters = page::query(&request, &["userId", "status", "cursor", "limit"])?;
+    let parameters = page::query(&request, &["userId", "status", "cursor", "limit"])?;
     let parameter = |name: &str| parameters.get(name).map(String::as_str);
     let query = PageQuery::parse(COLLECTION, parameter("cursor"), parameter("limit"))?;
     let shown = match parameter("status") {
@@ -63,14 +63,13 @@ async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse,
         Some("all") => Shown::All,
         Some(_) => return Err(Problem::bad_field("/status", "must be confirmed or all")),
     };
-    let mut bounds = Bounds::new();
-    let user_id = parameters.remove("userId").map(|id| bounds.text("/userId", id, 1, USER_ID_MAX));
-    bounds.check()?;
+    let user_id = page::text(&parameters, "userId", USER_ID_MAX)?;
 
-    let mut connection = api.pool.acquire().await.map_err(Fault::from)?;
-    let reservations = store::list(&mut connection, user_id.as_deref(), shown, query.cursor, query.limit + 1)
+    let mut reading = Reading::begin(&api.pool).await.map_err(Fault::from)?;
+    let reservations = store::list(&mut reading, user_id, shown, query.cursor, query.limit + 1)
         .await
         .map_err(Fault::from)?;
+    reading.end();
     let rows = reservations.iter().map(|(seq, row)| (*seq, RowView::from(row))).collect();
     Ok(page::page(&request, COLLECTION, rows, &query))
 }
@@ -104,6 +103,6 @@ mod tests {
             assert_eq!((status, error["pointer"].as_str()), (StatusCode::BAD_REQUEST, Some(pointer)));
         }
         let (status, error) = refused("/reservationLists?userId=").await;
-        assert_eq!((status, error["pointer"].as_str()), (StatusCode::UNPROCESSABLE_ENTITY, Some("/userId")));
+        assert_eq!((status, error["pointer"].as_str()), (StatusCode::BAD_REQUEST, Some("/userId")));
     }
 }

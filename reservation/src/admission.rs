@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use service_kit::events::Fault;
 use service_kit::problem::Problem;
+use sqlx::{Connection, PgConnection};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -55,19 +55,27 @@ impl Admission {
 }
 
 impl Sampler {
-    /// Looks until told to stop.
+    /// Looks until told to stop, on a connection of its own: a queue for the pool's says nothing about the
+    /// database.
     ///
     /// # Errors
     /// None: what can't be seen counts as away.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut tick = interval(PERIOD);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut connection = None;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 _ = tick.tick() => {}
             }
-            let state = self.look().await;
+            let state = match timeout(LOOK_TIMEOUT, self.look(&mut connection)).await {
+                Ok(Ok(remaining)) => judge(remaining, self.road.deadline_secs),
+                Ok(Err(_)) | Err(_) => {
+                    connection = None;
+                    AWAY
+                }
+            };
             let before = self.state.swap(state, Ordering::Relaxed);
             match (before, state) {
                 (before, state) if before == state => {}
@@ -78,15 +86,15 @@ impl Sampler {
         }
     }
 
-    async fn look(&self) -> u8 {
-        let look = async {
-            let mut connection = self.road.pool.acquire().await?;
-            Ok::<_, Fault>(store::first_deadline_secs(&mut connection).await?)
+    async fn look(&self, connection: &mut Option<PgConnection>) -> Result<Option<f64>, sqlx::Error> {
+        let connection = match connection {
+            Some(connection) => connection,
+            None => {
+                let options = self.road.pool.connect_options();
+                connection.insert(PgConnection::connect_with(&options).await?)
+            }
         };
-        match timeout(LOOK_TIMEOUT, look).await {
-            Ok(Ok(remaining)) => judge(remaining, self.road.deadline_secs),
-            Ok(Err(_)) | Err(_) => AWAY,
-        }
+        store::first_deadline_secs(connection).await
     }
 }
 

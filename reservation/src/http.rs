@@ -7,6 +7,7 @@ use chrono::{DateTime, NaiveDate};
 use serde::{Deserialize, Serialize};
 use service_kit::body::Json;
 use service_kit::events::Fault;
+use service_kit::events::database::Reading;
 use service_kit::fields::{Bounds, Loose, Number};
 use service_kit::page::{self, PageQuery};
 use service_kit::problem::Problem;
@@ -169,8 +170,10 @@ async fn cancel(api: web::Data<Api>, request: HttpRequest) -> Result<HttpRespons
 
 async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let id = ReservationId(page::path_id(&request, "id")?);
-    let mut connection = api.road.pool.acquire().await.map_err(Fault::from)?;
-    match store::find(&mut connection, id).await.map_err(Fault::from)? {
+    let mut reading = Reading::begin(&api.road.pool).await.map_err(Fault::from)?;
+    let found = store::find(&mut reading, id).await.map_err(Fault::from)?;
+    reading.end();
+    match found {
         Some(reservation) => Ok(HttpResponse::Ok()
             .insert_header((CACHE_CONTROL, "no-store"))
             .json(ReservationView::from(&reservation))),
@@ -182,10 +185,11 @@ async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse,
     let parameters = page::query(&request, &["userId", "cursor", "limit"])?;
     let parameter = |name: &str| parameters.get(name).map(String::as_str);
     let query = PageQuery::parse(COLLECTION, parameter("cursor"), parameter("limit"))?;
-    let mut connection = api.road.pool.acquire().await.map_err(Fault::from)?;
-    let reservations = store::list(&mut connection, parameter("userId"), query.cursor, query.limit + 1)
-        .await
-        .map_err(Fault::from)?;
+    let user_id = page::text(&parameters, "userId", NAME_MAX)?;
+    let mut reading = Reading::begin(&api.road.pool).await.map_err(Fault::from)?;
+    let reservations =
+        store::list(&mut reading, user_id, query.cursor, query.limit + 1).await.map_err(Fault::from)?;
+    reading.end();
     let rows =
         reservations.iter().map(|(seq, reservation)| (*seq, ReservationView::from(reservation))).collect();
     Ok(page::page(&request, COLLECTION, rows, &query))

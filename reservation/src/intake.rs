@@ -68,7 +68,11 @@ pub async fn run(
         if received == 0 {
             return Ok(());
         }
-        place(&road, std::mem::take(&mut batch)).await;
+        // Whose request has timed out meanwhile was told so: it is not placed behind its back.
+        batch.retain(|placing: &Placing| !placing.answer.is_closed());
+        if !batch.is_empty() {
+            place(&road, std::mem::take(&mut batch)).await;
+        }
     }
 }
 

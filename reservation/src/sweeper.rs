@@ -42,7 +42,7 @@ pub async fn run(road: Road, stop: CancellationToken) -> anyhow::Result<()> {
             match database::bounded(step(&road)).await {
                 Ok(Step::Expired(_)) => {}
                 Ok(Step::Idle) => break,
-                Err(Fault::Passing(reason)) => {
+                Err(Fault::Passing(reason) | Fault::Slow(reason)) => {
                     warn!(reason, "deadlines are looked at again later");
                     break;
                 }

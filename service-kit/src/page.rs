@@ -186,6 +186,24 @@ pub fn path_id(req: &HttpRequest, name: &str) -> Result<Uuid, Problem> {
     uuid(req.match_info().query(name)).ok_or_else(|| Problem::bad_field(format!("/{name}"), "must be a UUID"))
 }
 
+/// A query parameter that is text of 1 to `most` characters.
+///
+/// # Errors
+///
+/// 400 that names the parameter and the bound.
+pub fn text<'a>(
+    parameters: &'a HashMap<String, String>,
+    name: &str,
+    most: usize,
+) -> Result<Option<&'a str>, Problem> {
+    match parameters.get(name) {
+        Some(text) if text.is_empty() || text.chars().count() > most => {
+            Err(Problem::bad_field(format!("/{name}"), format!("must have between 1 and {most} characters")))
+        }
+        text => Ok(text.map(String::as_str)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use actix_web::{body::to_bytes, test::TestRequest};

@@ -3,10 +3,10 @@
 //!
 //! librdkafka calls [`ConsumerContext::rebalance`] on the thread that polls, so the database is read on
 //! another one, and waited for within a bound. A partition whose position is not known by then is
-//! assigned at the log's end; its task finds the position and seeks before it takes anything.
+//! assigned, but paused; its task finds the position and has it start there.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::consumer::base_consumer::BaseConsumer;
 use rdkafka::consumer::{Consumer as _, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::KafkaError;
-use rdkafka::statistics::Statistics;
+use rdkafka::statistics::{self, Statistics};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 use sqlx::postgres::PgConnectOptions;
@@ -31,6 +31,10 @@ use super::record::Record;
 
 /// How long a rebalance waits for the positions.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Statistics, one a second, in which a partition may stand still with something to fetch: longer means a
+/// client that has stalled. The process ends, and its successor begins anew.
+const WATCHDOG_SAMPLES: u32 = 60;
 
 /// A partition that was assigned, for the receiving task to start.
 #[derive(Debug)]
@@ -47,8 +51,28 @@ pub struct Slot {
     pub queue: Arc<Queue>,
     /// What didn't fit; while there is any, the partition is paused.
     pub held: VecDeque<Record>,
-    /// The offset after the last record that was applied, as a hint for lag tools.
-    pub hint: Arc<std::sync::atomic::AtomicI64>,
+    /// Fetching is stopped until its task says where to start, or for good.
+    pub parked: bool,
+    /// The position, as its task last committed it; -1 while it is unknown.
+    pub applied: Arc<AtomicI64>,
+    /// The position that Kafka was last told, as a hint for lag tools.
+    pub hinted: i64,
+    /// Consecutive statistics in which there was something to fetch and nothing moved.
+    pub idle: Idle,
+}
+
+#[derive(Debug, Default)]
+pub struct Idle {
+    at: i64,
+    times: u32,
+}
+
+impl Idle {
+    fn observe(&mut self, stuck: bool, at: i64) -> u32 {
+        self.times = if stuck && at == self.at { self.times + 1 } else { 0 };
+        self.at = at;
+        self.times
+    }
 }
 
 /// Where a consumer's first fetch begins: one before the position, to see whether the record there is
@@ -69,8 +93,8 @@ pub struct Assignments {
     slots: Mutex<HashMap<i32, Slot>>,
     assigned: mpsc::UnboundedSender<Assigned>,
     metrics: EventMetrics,
-    /// Something is fetched, and nobody has taken it since the last look.
-    waiting: AtomicBool,
+    /// Why the consumer can't go on, if so.
+    failure: Mutex<Option<String>>,
 }
 
 impl Assignments {
@@ -91,7 +115,7 @@ impl Assignments {
             slots: Mutex::default(),
             assigned,
             metrics,
-            waiting: AtomicBool::new(false),
+            failure: Mutex::default(),
         })
     }
 
@@ -99,28 +123,46 @@ impl Assignments {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether records were fetched and not taken, when statistics last came.
-    pub fn waiting(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed)
+    /// What happened in a callback that the process must not survive.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn assign(&self, tpl: &mut TopicPartitionList) {
+    fn fail(&self, reason: String) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+    }
+
+    /// Gives each partition its start and its queue; answers those whose position is not known.
+    fn assign(&self, tpl: &mut TopicPartitionList) -> TopicPartitionList {
         let partitions: Vec<i32> = tpl.elements().iter().map(|element| element.partition()).collect();
         let positions = self.positions.read(partitions.clone());
+        let mut unknown = TopicPartitionList::new();
         for partition in partitions {
             let position = positions.get(&partition).cloned();
-            let start = position.as_ref().map_or(Offset::End, start_offset);
+            // The log's end would be a place that a late answer of the broker's could jump to.
+            let start = position.as_ref().map_or(Offset::Beginning, start_offset);
             if let Err(error) = tpl.set_partition_offset(&self.topic, partition, start) {
-                warn!(kafka.topic = self.topic, kafka.partition = partition, %error, "setting the start");
+                self.fail(format!("setting where partition {partition} starts: {error}"));
+            }
+            if position.is_none() {
+                unknown.add_partition(&self.topic, partition);
             }
             self.add(partition, position);
         }
+        unknown
     }
 
     fn add(&self, partition: i32, position: Option<Position>) {
         let queue = Arc::new(Queue::new(Arc::clone(&self.room)));
-        let hint = Arc::default();
-        let slot = Slot { queue: Arc::clone(&queue), held: VecDeque::new(), hint };
+        let applied = position.as_ref().map_or(-1, |position| position.next);
+        let slot = Slot {
+            queue: Arc::clone(&queue),
+            held: VecDeque::new(),
+            parked: position.is_none(),
+            applied: Arc::new(AtomicI64::new(applied)),
+            hinted: 0,
+            idle: Idle::default(),
+        };
         if let Some(old) = self.slots().insert(partition, slot) {
             old.queue.close();
         }
@@ -144,9 +186,33 @@ impl Assignments {
         self.metrics.held.remove_label_values(&labels).ok();
     }
 
+    /// Ends the partitions' tasks once what they have in work is committed.
     pub fn close_all(&self) {
-        for (_, slot) in self.slots().drain() {
+        for slot in self.slots().values() {
             slot.queue.close();
+        }
+    }
+
+    /// Looks for partitions in which nothing moves although there is something to fetch: a client that has
+    /// stalled. Whoever is paused, or still busy with a batch, is not.
+    fn watch(&self, statistics: &Statistics, topic: &statistics::Topic) {
+        for (partition, slot) in self.slots().iter_mut() {
+            let Some(stats) = topic.partitions.get(partition) else { continue };
+            let reachable = statistics
+                .brokers
+                .values()
+                .any(|broker| broker.nodeid == stats.leader && broker.state == "UP");
+            let at = stats.next_offset;
+            let waiting = stats.ls_offset > at || stats.fetch_state != "active";
+            let paused = slot.parked || !slot.held.is_empty();
+            let stuck = reachable && waiting && !paused && slot.queue.is_idle();
+            if slot.idle.observe(stuck, at) >= WATCHDOG_SAMPLES {
+                self.fail(format!(
+                    "partition {partition} of {} has stood at {at} for {WATCHDOG_SAMPLES} statistics, its log ends \
+                     at {}, fetching is {}",
+                    self.topic, stats.ls_offset, stats.fetch_state
+                ));
+            }
         }
     }
 }
@@ -154,19 +220,15 @@ impl Assignments {
 impl ClientContext for Assignments {
     fn stats(&self, statistics: Statistics) {
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
-        let slots = self.slots();
-        let mut waiting = false;
-        for (partition, stats) in &topic.partitions {
-            let Some(slot) = slots.get(partition) else { continue };
-            if stats.consumer_lag >= 0 {
-                self.metrics
-                    .lag
-                    .with_label_values(&[self.topic.as_str(), &partition.to_string()])
-                    .set(stats.consumer_lag);
+        for (partition, slot) in self.slots().iter() {
+            let Some(stats) = topic.partitions.get(partition) else { continue };
+            let applied = slot.applied.load(Ordering::Relaxed);
+            if applied >= 0 && stats.hi_offset >= 0 {
+                let lag = (stats.hi_offset - applied.max(stats.lo_offset)).max(0);
+                self.metrics.lag.with_label_values(&[self.topic.as_str(), &partition.to_string()]).set(lag);
             }
-            waiting |= stats.fetchq_cnt > 0 && slot.held.is_empty();
         }
-        self.waiting.store(waiting, Ordering::Relaxed);
+        self.watch(&statistics, topic);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -180,11 +242,11 @@ impl ConsumerContext for Assignments {
         let result = match event {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
                 info!(kafka.topic = self.topic, partitions = tpl.count(), "partitions were assigned");
-                self.assign(tpl);
+                let unknown = self.assign(tpl);
                 let assigned =
                     if cooperative { consumer.incremental_assign(tpl) } else { consumer.assign(tpl) };
                 // A pause outlives the assignment that it was meant for.
-                assigned.and_then(|()| consumer.resume(tpl))
+                assigned.and_then(|()| consumer.resume(tpl)).and_then(|()| consumer.pause(&unknown))
             }
             _ => {
                 info!(kafka.topic = self.topic, partitions = tpl.count(), "partitions were revoked");
@@ -193,7 +255,7 @@ impl ConsumerContext for Assignments {
             }
         };
         if let Err(error) = result {
-            warn!(kafka.topic = self.topic, %error, "a rebalance");
+            self.fail(format!("a rebalance: {error}"));
         }
         self.metrics.assigned.set(i64::try_from(self.slots().len()).unwrap_or(i64::MAX));
     }

@@ -15,7 +15,7 @@ use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -32,10 +32,6 @@ const RECORDS_A_TURN: usize = 1_000;
 
 /// How often lag tools get a hint of where the consumer stands, and the watchdog looks.
 const TICK: Duration = Duration::from_secs(1);
-
-/// Fetched records that nobody is handed for this long mean a client that has stalled: the process ends,
-/// and its successor begins anew.
-const WATCHDOG: Duration = Duration::from_secs(60);
 
 /// How long one call of the client may block.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -99,7 +95,6 @@ impl<H: EventHandler> EventConsumer<H> {
             room,
             tasks: JoinSet::new(),
             requests,
-            last_received: Instant::now(),
         };
         receiver.run(assignments, inbox, shutdown).await
     }
@@ -111,7 +106,6 @@ struct Receiver<H> {
     room: Arc<Notify>,
     tasks: JoinSet<anyhow::Result<()>>,
     requests: mpsc::Sender<Request>,
-    last_received: Instant,
 }
 
 impl<H: EventHandler> Receiver<H> {
@@ -142,7 +136,7 @@ impl<H: EventHandler> Receiver<H> {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 Some(assigned) = assigned.recv() => self.start(assigned),
-                Some(request) = requests.recv() => self.serve(request).await?,
+                Some(request) = requests.recv() => self.serve(request)?,
                 () = room.notified() => self.hand_over_held()?,
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => ended??,
                 _ = tick.tick() => self.tick()?,
@@ -163,14 +157,13 @@ impl<H: EventHandler> Receiver<H> {
         if !Arc::ptr_eq(&slot.queue, &assigned.queue) {
             return;
         }
-        let hint = Arc::clone(&slot.hint);
+        let applied = Arc::clone(&slot.applied);
         drop(slots);
-        let partition = Partition::new(Arc::clone(&self.shared), assigned, hint, self.requests.clone());
+        let partition = Partition::new(Arc::clone(&self.shared), assigned, applied, self.requests.clone());
         self.tasks.spawn(partition.run());
     }
 
-    fn received(&mut self, record: Result<Record, KafkaError>) -> anyhow::Result<()> {
-        self.last_received = Instant::now();
+    fn received(&self, record: Result<Record, KafkaError>) -> anyhow::Result<()> {
         match record {
             Ok(record) => self.hand_over(record),
             Err(error) => self.trouble(&error),
@@ -180,8 +173,8 @@ impl<H: EventHandler> Receiver<H> {
     fn hand_over(&self, record: Record) -> anyhow::Result<()> {
         let partition = record.partition;
         let mut slots = self.consumer.context().slots();
-        // Of an older assignment.
-        let Some(slot) = slots.get_mut(&partition) else { return Ok(()) };
+        // Of an older assignment, or of one that is to start elsewhere.
+        let Some(slot) = slots.get_mut(&partition).filter(|slot| !slot.parked) else { return Ok(()) };
         if !slot.held.is_empty() {
             slot.held.push_back(record);
             return Ok(());
@@ -198,7 +191,7 @@ impl<H: EventHandler> Receiver<H> {
     fn hand_over_held(&self) -> anyhow::Result<()> {
         let mut free = Vec::new();
         for (partition, slot) in self.consumer.context().slots().iter_mut() {
-            if slot.held.is_empty() {
+            if slot.parked || slot.held.is_empty() {
                 continue;
             }
             while let Some(record) = slot.held.pop_front() {
@@ -233,44 +226,52 @@ impl<H: EventHandler> Receiver<H> {
         Ok(())
     }
 
-    async fn serve(&self, request: Request) -> anyhow::Result<()> {
+    fn serve(&self, request: Request) -> anyhow::Result<()> {
         match request {
-            Request::Seek { partition, queue, to, done } => {
+            Request::Restart { partition, queue, at, done } => {
                 // Whoever asked may have ended.
-                done.send(self.seek(partition, &queue, to).await?).ok();
+                done.send(self.restart(partition, &queue, at)?).ok();
             }
             Request::Watermarks { partition, answer } => self.watermarks(partition, answer),
-            Request::Pause { partition } => {
-                if self.consumer.context().slots().contains_key(&partition) {
-                    self.consumer.pause(&self.only(partition)).context("pausing a partition")?;
-                }
-            }
+            Request::Park { partition, queue } => self.park(partition, &queue)?,
         }
         Ok(())
     }
 
-    /// Nothing is received while this runs, so whatever comes afterwards comes from there.
-    async fn seek(&self, partition: i32, queue: &Arc<Queue>, to: Offset) -> anyhow::Result<bool> {
-        let current = |receiver: &Self| {
-            let slots = receiver.consumer.context().slots();
-            slots.get(&partition).is_some_and(|slot| Arc::ptr_eq(&slot.queue, queue))
-        };
-        if !current(self) {
+    fn is_current(&self, partition: i32, queue: &Arc<Queue>) -> bool {
+        let slots = self.consumer.context().slots();
+        slots.get(&partition).is_some_and(|slot| Arc::ptr_eq(&slot.queue, queue))
+    }
+
+    /// Has the partition fetched from `at`. It is taken out of the assignment and put in again: a seek can't
+    /// revive one whose offset the broker has refused, and may be overtaken by an answer that is on its way.
+    /// Nothing is received meanwhile, so whatever comes afterwards comes from there.
+    fn restart(&self, partition: i32, queue: &Arc<Queue>, at: Offset) -> anyhow::Result<bool> {
+        if !self.is_current(partition, queue) {
             return Ok(false);
         }
-        let (consumer, topic) = (Arc::clone(&self.consumer), self.shared.topic.clone());
-        let sought =
-            tokio::task::spawn_blocking(move || consumer.seek(&topic, partition, to, CALL_TIMEOUT)).await?;
-        if let Err(error) = sought {
-            warn!(kafka.topic = self.shared.topic, kafka.partition = partition, %error, "seeking");
-            return Ok(false);
-        }
+        self.consumer.incremental_unassign(&self.only(partition)).context("taking a partition out")?;
         queue.clear();
+        let mut start = TopicPartitionList::with_capacity(1);
+        start.add_partition_offset(&self.shared.topic, partition, at)?;
+        self.consumer.incremental_assign(&start).context("putting a partition in again")?;
         if let Some(slot) = self.consumer.context().slots().get_mut(&partition) {
             slot.held.clear();
+            slot.parked = false;
         }
         self.consumer.resume(&self.only(partition)).context("resuming a partition")?;
         Ok(true)
+    }
+
+    fn park(&self, partition: i32, queue: &Arc<Queue>) -> anyhow::Result<()> {
+        if !self.is_current(partition, queue) {
+            return Ok(());
+        }
+        if let Some(slot) = self.consumer.context().slots().get_mut(&partition) {
+            slot.parked = true;
+            slot.held.clear();
+        }
+        self.consumer.pause(&self.only(partition)).context("pausing a partition")
     }
 
     fn watermarks(&self, partition: i32, answer: oneshot::Sender<Option<(i64, i64)>>) {
@@ -289,19 +290,21 @@ impl<H: EventHandler> Receiver<H> {
                 debug!(%error, "the hint for lag tools was not taken");
             }
         }
-        if self.consumer.context().waiting() && self.last_received.elapsed() > WATCHDOG {
-            bail!("records are fetched, but the client has handed out none for {WATCHDOG:?}");
+        match self.consumer.context().failure() {
+            Some(reason) => bail!(reason),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Where each partition stands, as Kafka's own committed offset.
     fn hints(&self) -> TopicPartitionList {
         let mut hints = TopicPartitionList::new();
-        for (partition, slot) in self.consumer.context().slots().iter() {
-            let next = slot.hint.swap(0, Ordering::Relaxed);
-            if next > 0 {
-                let added = hints.add_partition_offset(&self.shared.topic, *partition, Offset::Offset(next));
+        for (partition, slot) in self.consumer.context().slots().iter_mut() {
+            let applied = slot.applied.load(Ordering::Relaxed);
+            if applied > slot.hinted {
+                slot.hinted = applied;
+                let added =
+                    hints.add_partition_offset(&self.shared.topic, *partition, Offset::Offset(applied));
                 if let Err(error) = added {
                     debug!(%error, "a hint for lag tools");
                 }
@@ -318,7 +321,6 @@ impl<H: EventHandler> Receiver<H> {
 
     /// Lets the batches in work commit, then leaves the group.
     async fn drain(mut self) -> anyhow::Result<()> {
-        let hints = self.hints();
         self.consumer.context().close_all();
         let mut result = Ok(());
         let tasks = async {
@@ -331,6 +333,7 @@ impl<H: EventHandler> Receiver<H> {
             warn!(kafka.topic = self.shared.topic, "a batch in work is given up; it was not committed");
         }
         self.tasks.shutdown().await;
+        let hints = self.hints();
         let consumer = self.consumer;
         let farewell = tokio::task::spawn_blocking(move || {
             if hints.count() > 0 && consumer.commit(&hints, CommitMode::Async).is_err() {

@@ -144,6 +144,50 @@ impl Drop for Transaction {
     }
 }
 
+/// A connection for reading. Unless the answer came, it is closed, not given back: the pool would wait for
+/// a server that is gone.
+pub struct Reading {
+    connection: PoolConnection<Postgres>,
+    ended: bool,
+}
+
+impl Reading {
+    /// Takes one.
+    ///
+    /// # Errors
+    /// The pool's, when no connection that answers can be had in time.
+    pub async fn begin(pool: &PgPool) -> Result<Self, sqlx::Error> {
+        Ok(Self { connection: pool.acquire().await?, ended: false })
+    }
+
+    /// Gives it back.
+    pub fn end(mut self) {
+        self.ended = true;
+    }
+}
+
+impl Deref for Reading {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Reading {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
 /// Bounds the work of a transaction that no request's own limit bounds.
 ///
 /// # Errors
@@ -151,6 +195,6 @@ impl Drop for Transaction {
 pub async fn bounded<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
     match tokio::time::timeout(TRANSACTION_LIMIT, work).await {
         Ok(result) => result,
-        Err(_) => Err(Fault::Passing(format!("no answer from the database within {TRANSACTION_LIMIT:?}"))),
+        Err(_) => Err(Fault::Slow(format!("no answer from the database within {TRANSACTION_LIMIT:?}"))),
     }
 }

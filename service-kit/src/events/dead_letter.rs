@@ -13,6 +13,9 @@ const VALUE_LIMIT_BYTES: usize = TOPIC_LIMIT_BYTES - 256 * 1024;
 /// How much of an error's text is kept.
 const ERROR_LIMIT_CHARS: usize = 1_000;
 
+/// What the names of the headers begin with that a dead letter gets.
+pub const OWN_HEADERS: &str = "dlq_";
+
 /// Says that the value was cut, and how long it was; the original stands where the origin says.
 pub const CUT: &str = "dlq_value_cut_bytes";
 

@@ -17,6 +17,9 @@ pub enum Fault {
     Poison(String),
     #[error("passing: {0}")]
     Passing(String),
+    /// Passing too, but the work may have been too much at once.
+    #[error("slow: {0}")]
+    Slow(String),
     /// What was loaded is no longer so: someone else moved the consumer's position, or took an id; or an
     /// earlier commit of ours went through although its answer was lost. Load again.
     #[error("what was loaded has changed since")]
@@ -47,7 +50,7 @@ impl From<sqlx::Error> for Fault {
 impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Passing(_) | Fault::Fenced => {
+            Fault::Passing(_) | Fault::Slow(_) | Fault::Fenced => {
                 warn!(%fault, "the database is away");
                 Self::unavailable("the database can't be reached now; repeat the call")
             }
@@ -63,10 +66,11 @@ fn by_sqlstate(code: &str, error: &sqlx::Error) -> Fault {
     match (code.get(..2).unwrap_or(code), code) {
         // 54 is a limit of the server's that the input exceeds: a row too large for its index.
         ("22" | "23" | "54", _) => Fault::Poison(error.to_string()),
+        (_, "57014") => Fault::Slow(error.to_string()),
         ("08" | "40" | "53" | "55" | "57", _) => Fault::Passing(error.to_string()),
-        // A transaction that idled too long because this process was frozen, and a server that is
-        // read-only because it was just demoted.
-        (_, "25P03" | "25006") => Fault::Passing(error.to_string()),
+        // A transaction that idled too long because this process was frozen; a server that is read-only because
+        // it was just demoted; a statement that was prepared before another replica's migration.
+        (_, "25P03" | "25006" | "0A000") => Fault::Passing(error.to_string()),
         _ => Fault::Fatal(error.to_string()),
     }
 }
@@ -81,7 +85,7 @@ mod tests {
         for poison in ["22003", "22021", "23505", "23514", "54000"] {
             assert!(matches!(by_sqlstate(poison, &error()), Fault::Poison(_)), "{poison}");
         }
-        for passing in ["08006", "40001", "40P01", "53300", "55P03", "57014", "57P01", "25P03", "25006"] {
+        for passing in ["08006", "40001", "40P01", "53300", "55P03", "57P01", "25P03", "25006", "0A000"] {
             assert!(matches!(by_sqlstate(passing, &error()), Fault::Passing(_)), "{passing}");
         }
         for fatal in ["25P02", "28P01", "42P01", "42601", "XX000", "3D000"] {

@@ -12,6 +12,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use shared_events::Topics;
 use shared_events::topic::{PARTITIONER, Topic};
 use tokio::sync::OnceCell;
+use tokio::time::{interval, timeout};
 use tracing::{info, warn};
 
 use super::config::EventsConfig;
@@ -19,6 +20,9 @@ use super::dead_letter::TOPIC_LIMIT_BYTES;
 
 /// How long one request about topics may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a topic that was created is looked for.
+const VISIBLE_PERIOD: Duration = Duration::from_millis(50);
 
 /// Kafka as one service sees it.
 #[derive(Clone)]
@@ -154,10 +158,24 @@ impl Kafka {
                 Err((name, error)) => bail!("creating {name}: {error}"),
             }
         }
-        Ok(())
+        self.visible(admin).await
     }
 
-    /// Names that the broker doesn't know, and whether each is for dead letters.
+    /// Waits until every topic has its leaders: who subscribes earlier waits for the next refresh.
+    async fn visible(&self, admin: Arc<AdminClient<DefaultClientContext>>) -> anyhow::Result<()> {
+        let mut look = interval(VISIBLE_PERIOD);
+        let all = async {
+            loop {
+                look.tick().await;
+                if self.missing(Arc::clone(&admin)).await?.is_empty() {
+                    return anyhow::Ok(());
+                }
+            }
+        };
+        timeout(REQUEST_TIMEOUT, all).await.context("the topics created don't show")?
+    }
+
+    /// Names that the broker doesn't know, or not yet in full, and whether each is for dead letters.
     async fn missing(
         &self,
         admin: Arc<AdminClient<DefaultClientContext>>,
@@ -166,7 +184,10 @@ impl Kafka {
         let metadata =
             tokio::task::spawn_blocking(move || admin.inner().fetch_metadata(None, REQUEST_TIMEOUT))
                 .await??;
-        let exists = |name: &str| metadata.topics().iter().any(|topic| topic.name() == name);
+        let exists = |name: &str| {
+            let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+            topic.is_some_and(|topic| topic.partitions().iter().all(|partition| partition.leader() >= 0))
+        };
         let wanted = Topic::ALL
             .into_iter()
             .flat_map(|topic| [(self.topics.name(topic), false), (self.topics.dead_letters(topic), true)]);

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{Instrument, Span, debug_span, error, info_span, warn};
 
 use super::assignment::{Assigned, start_offset};
-use super::database::{self, Transaction};
+use super::database::{self, Reading, Transaction};
 use super::dead_letter;
 use super::fault::Fault;
 use super::metrics::EventMetrics;
@@ -48,15 +48,16 @@ pub trait EventHandler: Send + Sync + 'static {
     fn committed(&self, effects: Self::Effects);
 }
 
-/// What a partition's task asks of the receiving task, which alone touches the consumer.
+/// What a partition's task asks of the receiving task, which alone touches the consumer. The queue says of
+/// which assignment: a later one is not to be touched.
 #[derive(Debug)]
 pub enum Request {
-    /// Go there and forget what was received before. Answers whether the partition is still there.
-    Seek { partition: i32, queue: Arc<Queue>, to: rdkafka::Offset, done: oneshot::Sender<bool> },
+    /// Fetch from there, and forget what was received before. Answers whether the partition is still there.
+    Restart { partition: i32, queue: Arc<Queue>, at: rdkafka::Offset, done: oneshot::Sender<bool> },
     /// The first offset in the log, and the one after the last.
     Watermarks { partition: i32, answer: oneshot::Sender<Option<(i64, i64)>> },
     /// Fetch nothing more of this partition.
-    Pause { partition: i32 },
+    Park { partition: i32, queue: Arc<Queue> },
 }
 
 /// What all partitions of a consumer share.
@@ -99,9 +100,20 @@ impl Item {
 enum Interrupted {
     /// The position moved: find it again.
     Fenced,
+    /// What came is not what was expected: fetch once more from the position.
+    Doubtful,
     /// The partition belongs to someone else.
     Closed,
     Fatal(anyhow::Error),
+}
+
+/// How a part of a batch is tried.
+enum Attempt {
+    First,
+    /// A single record that failed once: perhaps for what another transaction did at the same moment.
+    Again,
+    /// A single record that failed twice: it becomes a dead letter, for this reason.
+    Bury(String),
 }
 
 pub struct Partition<H> {
@@ -109,19 +121,21 @@ pub struct Partition<H> {
     partition: i32,
     queue: Arc<Queue>,
     requests: mpsc::Sender<Request>,
-    hint: Arc<AtomicI64>,
+    applied: Arc<AtomicI64>,
     /// The stored position as last written or read; never taken from a record.
     next: i64,
     /// What the record before `next` must be, until it was seen.
     verify: Option<String>,
     known: bool,
+    /// The offset that was found where another one was expected, the last time.
+    doubted: Option<i64>,
 }
 
 impl<H: EventHandler> Partition<H> {
     pub fn new(
         shared: Arc<Shared<H>>,
         assigned: Assigned,
-        hint: Arc<AtomicI64>,
+        applied: Arc<AtomicI64>,
         requests: mpsc::Sender<Request>,
     ) -> Self {
         let known = assigned.position.is_some();
@@ -131,10 +145,11 @@ impl<H: EventHandler> Partition<H> {
             partition: assigned.partition,
             queue: assigned.queue,
             requests,
-            hint,
+            applied,
             next: position.next,
             verify: position.last_record,
             known,
+            doubted: None,
         }
     }
 
@@ -150,93 +165,136 @@ impl<H: EventHandler> Partition<H> {
             let records = match self.queue.take(BATCH_RECORDS).await {
                 Taken::Closed => return Ok(()),
                 Taken::OutOfRange => {
-                    self.look_at_range().await?;
+                    if !self.look_at_range().await? {
+                        return Ok(());
+                    }
                     continue;
                 }
                 Taken::Records(records) => records,
             };
-            match self.accept(records).await {
-                Ok(()) => {}
+            let verify = match self.accept(records).await {
+                Ok(()) => continue,
                 Err(Interrupted::Closed) => return Ok(()),
                 Err(Interrupted::Fatal(error)) => return Err(error),
                 Err(Interrupted::Fenced) => {
                     self.shared.metrics.fenced.inc();
-                    warn!(
-                        kafka.topic = self.shared.topic,
-                        kafka.partition = self.partition,
-                        next = self.next,
-                        "the position moved: reading it again"
-                    );
-                    if !self.find_position(false).await? {
-                        return Ok(());
-                    }
+                    false
                 }
+                Err(Interrupted::Doubtful) => true,
+            };
+            warn!(
+                kafka.topic = self.shared.topic,
+                kafka.partition = self.partition,
+                next = self.next,
+                doubted = self.doubted,
+                "the position is read again"
+            );
+            if !self.find_position(verify).await? {
+                return Ok(());
             }
         }
     }
 
+    /// Applies what follows the position without a gap.
     async fn accept(&mut self, records: Vec<Record>) -> Result<(), Interrupted> {
-        let mut items = Vec::with_capacity(records.len());
+        let mut items: Vec<Item> = Vec::with_capacity(records.len());
+        let mut expected = self.next;
+        let mut gap = None;
         for record in records {
-            if let Some(expected) = &self.verify {
-                if record.offset < self.next - 1 {
-                    continue;
-                }
-                let found = record.identity();
-                if record.offset != self.next - 1 || found != *expected {
-                    let what = format!("offset {} holds {found} instead of {expected}", record.offset);
-                    return Err(self.hold(&what).await);
-                }
-                self.verify = None;
+            if self.verify.is_some() {
+                self.verify(&record).await?;
                 continue;
             }
-            // What was applied before a seek may come again.
-            if record.offset >= self.next {
-                items.push(Item::new(record, &self.shared.topic));
+            // What was applied before a restart may come again.
+            if record.offset < expected {
+                continue;
             }
+            // A log may begin anywhere. Later on an offset is missing where a transaction's marker stands, or
+            // after compaction: believed when it is seen twice.
+            if record.offset > expected && expected != 0 && self.doubted != Some(record.offset) {
+                gap = Some(record.offset);
+                break;
+            }
+            expected = record.offset + 1;
+            items.push(Item::new(record, &self.shared.topic));
         }
-        self.apply(&items).await
+        self.apply(&items).await?;
+        if gap.is_some() {
+            self.doubted = gap;
+            return Err(Interrupted::Doubtful);
+        }
+        Ok(())
     }
 
-    /// Applies the records, in halves around what turns out to be poison.
+    /// Compares the record before the position with the one that was applied there.
+    async fn verify(&mut self, record: &Record) -> Result<(), Interrupted> {
+        if record.offset < self.next - 1 {
+            return Ok(());
+        }
+        let found = record.identity();
+        if record.offset == self.next - 1 && self.verify.as_ref() == Some(&found) {
+            self.verify = None;
+            return Ok(());
+        }
+        if self.doubted != Some(record.offset) {
+            self.doubted = Some(record.offset);
+            return Err(Interrupted::Doubtful);
+        }
+        let expected = self.verify.clone().unwrap_or_default();
+        let what = format!(
+            "{expected} was applied at offset {}; offset {} holds {found}",
+            self.next - 1,
+            record.offset
+        );
+        Err(self.hold(&what).await)
+    }
+
+    /// Applies the records, in halves around what turns out to be poison, or too slow.
     async fn apply(&mut self, items: &[Item]) -> Result<(), Interrupted> {
-        let mut ranges = VecDeque::from([(0..items.len(), None::<String>)]);
+        let mut ranges = VecDeque::from([(0..items.len(), Attempt::First)]);
         let mut backoff = BACKOFF_MIN;
-        while let Some((range, poison)) = ranges.pop_front() {
-            if range.is_empty() {
-                continue;
-            }
-            match self.try_apply(&items[range.clone()], poison.as_deref()).await {
+        while let Some((range, attempt)) = ranges.pop_front() {
+            let part = &items[range.clone()];
+            let poison = if let Attempt::Bury(reason) = &attempt { Some(reason.as_str()) } else { None };
+            match self.try_apply(part, poison).await {
                 Ok(()) => backoff = BACKOFF_MIN,
-                Err(Fault::Poison(reason)) if range.len() == 1 => {
-                    if poison.is_some() {
-                        let error = anyhow::anyhow!("a dead letter can't be written: {reason}");
-                        return Err(Interrupted::Fatal(error));
-                    }
-                    ranges.push_front((range, Some(reason)));
+                Err(Fault::Poison(reason)) if part.len() <= 1 => {
+                    let attempt = match attempt {
+                        Attempt::First => Attempt::Again,
+                        Attempt::Again => Attempt::Bury(reason),
+                        Attempt::Bury(_) => {
+                            let error = anyhow::anyhow!("a dead letter can't be written: {reason}");
+                            return Err(Interrupted::Fatal(error));
+                        }
+                    };
+                    ranges.push_front((range, attempt));
                 }
-                Err(Fault::Poison(_)) => {
-                    let (left, right) = halves(range);
-                    ranges.push_front((right, None));
-                    ranges.push_front((left, None));
+                Err(Fault::Poison(_)) => push_halves(&mut ranges, range),
+                Err(Fault::Slow(reason)) if part.len() > 1 => {
+                    self.retry(&reason, &mut backoff).await?;
+                    push_halves(&mut ranges, range);
                 }
-                Err(Fault::Passing(reason)) => {
-                    self.shared.metrics.batch_retries.inc();
-                    warn!(
-                        kafka.topic = self.shared.topic,
-                        kafka.partition = self.partition,
-                        reason,
-                        wait = ?backoff,
-                        "a batch is tried again"
-                    );
-                    ranges.push_front((range, poison));
-                    self.pause(&mut backoff).await?;
+                Err(Fault::Passing(reason) | Fault::Slow(reason)) => {
+                    self.retry(&reason, &mut backoff).await?;
+                    ranges.push_front((range, attempt));
                 }
                 Err(Fault::Fenced) => return Err(Interrupted::Fenced),
                 Err(Fault::Fatal(reason)) => return Err(Interrupted::Fatal(anyhow::anyhow!(reason))),
             }
         }
         Ok(())
+    }
+
+    async fn retry(&self, reason: &str, backoff: &mut Duration) -> Result<(), Interrupted> {
+        self.shared.metrics.batch_retries.inc();
+        warn!(
+            kafka.topic = self.shared.topic,
+            kafka.partition = self.partition,
+            reason,
+            wait = ?backoff,
+            "a batch is tried again"
+        );
+        self.pause(backoff).await
     }
 
     async fn pause(&self, backoff: &mut Duration) -> Result<(), Interrupted> {
@@ -282,7 +340,7 @@ impl<H: EventHandler> Partition<H> {
         let effects = database::bounded(work).instrument(span.clone()).await?;
 
         self.next = to.next;
-        self.hint.store(to.next, Ordering::Relaxed);
+        self.applied.store(to.next, Ordering::Relaxed);
         shared.outbox.wake();
         if let Some(effects) = effects {
             shared.handler.committed(effects);
@@ -297,103 +355,102 @@ impl<H: EventHandler> Partition<H> {
     async fn find_position(&mut self, verify: bool) -> anyhow::Result<bool> {
         let mut backoff = BACKOFF_MIN;
         loop {
-            match self.seek_to_stored(verify).await {
+            match self.restart_at_stored(verify).await {
                 Ok(found) => return Ok(found),
-                Err(Fault::Passing(reason)) => {
-                    warn!(
-                        kafka.topic = self.shared.topic,
-                        kafka.partition = self.partition,
-                        reason,
-                        "finding the position"
-                    );
+                Err(Fault::Passing(reason) | Fault::Slow(reason)) => {
+                    let (topic, partition) = (&self.shared.topic, self.partition);
+                    warn!(kafka.topic = topic, kafka.partition = partition, reason, "finding the position");
                 }
                 Err(fault) => return Err(anyhow::anyhow!("finding the position: {fault}")),
             }
-            match self.pause(&mut backoff).await {
-                Ok(()) => {}
-                Err(_) => return Ok(false),
+            if self.pause(&mut backoff).await.is_err() {
+                return Ok(false);
             }
         }
     }
 
-    async fn seek_to_stored(&mut self, verify: bool) -> Result<bool, Fault> {
-        let mut connection = self.shared.pool.acquire().await?;
-        let positions =
-            offset::read(&mut connection, self.shared.consumer, &self.shared.topic, &[self.partition])
-                .await?;
-        drop(connection);
-        let Some((_, mut position)) = positions.into_iter().next() else {
-            return Err(Fault::Fatal("the position's row is gone".into()));
-        };
+    async fn restart_at_stored(&mut self, verify: bool) -> Result<bool, Fault> {
+        let mut position = database::bounded(self.stored()).await?;
         if !verify {
             position.last_record = None;
         }
-        let (done, sought) = oneshot::channel();
-        let to = start_offset(&position);
-        let request = Request::Seek { partition: self.partition, queue: Arc::clone(&self.queue), to, done };
-        if self.requests.send(request).await.is_err() || self.queue.is_closed() {
+        let (done, restarted) = oneshot::channel();
+        let (partition, queue) = (self.partition, Arc::clone(&self.queue));
+        let request = Request::Restart { partition, queue, at: start_offset(&position), done };
+        if self.requests.send(request).await.is_err() || !restarted.await.unwrap_or(false) {
             return Ok(false);
         }
-        match sought.await {
-            Ok(true) => {
-                self.next = position.next;
-                self.verify = position.last_record;
-                self.known = true;
-                Ok(true)
-            }
-            Ok(false) if self.queue.is_closed() => Ok(false),
-            Ok(false) => Err(Fault::Passing("the consumer could not seek".into())),
-            Err(_) => Ok(false),
-        }
+        self.next = position.next;
+        self.applied.store(position.next, Ordering::Relaxed);
+        self.verify = position.last_record;
+        Ok(true)
     }
 
-    /// The broker refused some position as outside its log: if it is this one, the partition is held.
-    async fn look_at_range(&mut self) -> anyhow::Result<()> {
+    async fn stored(&self) -> Result<Position, Fault> {
+        let (consumer, topic) = (self.shared.consumer, &self.shared.topic);
+        let mut reading = Reading::begin(&self.shared.pool).await?;
+        let positions = offset::read(&mut reading, consumer, topic, &[self.partition]).await?;
+        reading.end();
+        let position = positions.into_iter().next().map(|(_, position)| position);
+        position.ok_or_else(|| Fault::Fatal("the position's row is gone".into()))
+    }
+
+    /// The broker refused some position as outside its log. If it is this one, the partition is held. It
+    /// doesn't say which, and stops fetching that one: so all others begin again where they are.
+    async fn look_at_range(&mut self) -> anyhow::Result<bool> {
         let (answer, watermarks) = oneshot::channel();
         let request = Request::Watermarks { partition: self.partition, answer };
         if self.requests.send(request).await.is_err() {
-            return Ok(());
+            return Ok(false);
         }
+        let mut backoff = BACKOFF_MAX;
         let Ok(Some((low, high))) = watermarks.await else {
-            // Kafka can't say now; ask again, unless the partition is gone.
-            let mut backoff = BACKOFF_MAX;
-            if self.pause(&mut backoff).await.is_ok() {
-                self.queue.report_out_of_range();
-            }
-            return Ok(());
+            // Kafka can't say now: ask again, unless the partition is gone.
+            self.queue.report_out_of_range();
+            return Ok(self.pause(&mut backoff).await.is_ok());
         };
-        let fetched = if self.verify.is_some() { self.next - 1 } else { self.next };
         if self.verify.is_some() && self.next == low {
             // Retention took exactly what was applied: nothing is missing.
-            self.find_position(false).await?;
-        } else if fetched < low && self.next != 0 || fetched > high {
-            let what = format!("the log reaches from {low} to {high}, the position is {}", self.next);
-            if let Interrupted::Fatal(error) = self.hold(&what).await {
-                return Err(error);
-            }
+            return self.find_position(false).await;
         }
-        Ok(())
+        let fetched = if self.verify.is_some() { self.next - 1 } else { self.next };
+        if (fetched < low && self.next != 0) || fetched > high {
+            let what = format!("the log reaches from {low} to {high}, the position is {}", self.next);
+            return match self.hold(&what).await {
+                Interrupted::Fatal(error) => Err(error),
+                Interrupted::Closed | Interrupted::Fenced | Interrupted::Doubtful => Ok(false),
+            };
+        }
+        if self.pause(&mut backoff).await.is_err() {
+            return Ok(false);
+        }
+        self.find_position(true).await
     }
 
     /// Keeps the partition where it is, loudly, until it is revoked or the process restarts.
     async fn hold(&self, what: &str) -> Interrupted {
-        let labels = [self.shared.topic.as_str(), &self.partition.to_string()];
-        self.shared.metrics.held.with_label_values(&labels).set(1);
-        if self.requests.send(Request::Pause { partition: self.partition }).await.is_err() {
+        let request = Request::Park { partition: self.partition, queue: Arc::clone(&self.queue) };
+        if self.requests.send(request).await.is_err() {
             return Interrupted::Closed;
         }
+        let labels = [self.shared.topic.as_str(), &self.partition.to_string()];
         loop {
+            self.shared.metrics.held.with_label_values(&labels).set(1);
             error!(
                 kafka.topic = self.shared.topic,
                 kafka.partition = self.partition,
                 what,
-                "the log was truncated or made anew: this partition is held. Restore the topic, or set the \
-                 row in consumer_offset to where reading shall go on, and restart"
+                "the log was truncated or made anew: this partition is held. Restore the topic; or set next to \
+                 where reading shall go on, and last_record to null, in its row of consumer_offset; then restart"
             );
             let reminder = tokio::time::Instant::now() + HELD_REMINDER;
             loop {
                 match tokio::time::timeout_at(reminder, self.queue.take(BATCH_RECORDS)).await {
-                    Ok(Taken::Closed) => return Interrupted::Closed,
+                    Ok(Taken::Closed) => {
+                        // Held no longer by this process; absent if the assignment's end took it already.
+                        self.shared.metrics.held.remove_label_values(&labels).ok();
+                        return Interrupted::Closed;
+                    }
                     Ok(Taken::Records(_) | Taken::OutOfRange) => {}
                     Err(_) => break,
                 }
@@ -402,9 +459,10 @@ impl<H: EventHandler> Partition<H> {
     }
 }
 
-fn halves(range: Range<usize>) -> (Range<usize>, Range<usize>) {
+fn push_halves(ranges: &mut VecDeque<(Range<usize>, Attempt)>, range: Range<usize>) {
     let middle = range.start + range.len() / 2;
-    (range.start..middle, middle..range.end)
+    ranges.push_front((middle..range.end, Attempt::First));
+    ranges.push_front((range.start..middle, Attempt::First));
 }
 
 /// A batch, by what is to be done with each record.

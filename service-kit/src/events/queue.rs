@@ -21,6 +21,8 @@ struct Inner {
     records: VecDeque<Record>,
     bytes: usize,
     closed: bool,
+    /// Its task waits for records.
+    awaited: bool,
     /// A record was given back: tell the receiving task when there is room again.
     refused: bool,
     /// The broker said that a position is outside the log: the task must look at its own.
@@ -88,6 +90,7 @@ impl Queue {
             return Some(Taken::OutOfRange);
         }
         let count = most.min(inner.records.len());
+        inner.awaited = count == 0;
         if count == 0 {
             return None;
         }
@@ -115,6 +118,12 @@ impl Queue {
     pub fn close(&self) {
         self.lock().closed = true;
         self.filled.notify_one();
+    }
+
+    /// Whether its task has nothing in work and nothing to take.
+    pub fn is_idle(&self) -> bool {
+        let inner = self.lock();
+        inner.awaited && inner.records.is_empty()
     }
 
     pub fn is_closed(&self) -> bool {

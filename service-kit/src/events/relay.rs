@@ -6,6 +6,7 @@
 //! one sent already; consumers expect any event again.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,13 +23,14 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::dead_letter::CUT;
+use super::dead_letter::{CUT, OWN_HEADERS};
 use super::kafka::Kafka;
 use super::metrics::EventMetrics;
 use super::outbox::{DEAD_LETTER_SHARD, EVENT_SHARDS, Outbox, headers_from_text};
 
-/// Rows that are read and sent at once.
+/// Rows that are read and sent at once, and the bytes after which no further row is.
 const BATCH_ROWS: i64 = 1_000;
+const BATCH_BYTES: i64 = 8 * 1024 * 1024;
 
 /// The first number of the advisory lock; the second is the shard.
 const LOCK_CLASS: i32 = 0x6f75_7462;
@@ -179,7 +181,18 @@ impl Relay {
         info!(outbox.shard = self.shard, "sends this shard");
         let mut last_sent = Instant::now();
         while !shutdown.is_cancelled() {
-            if let Step::Sent(_) = self.step(&mut connection).await? {
+            // Before the read, so that a commit after it is not missed.
+            let outbox = Arc::clone(&self.woken);
+            let mut woken = pin!(outbox.notified());
+            woken.as_mut().enable();
+            let step = tokio::select! {
+                step = self.step(&mut connection) => step?,
+                () = too_late(shutdown) => {
+                    warn!(outbox.shard = self.shard, "Kafka is away: the next owner sends what waits");
+                    return Ok(());
+                }
+            };
+            if let Step::Sent(_) = step {
                 last_sent = Instant::now();
                 *backoff = BACKOFF_MIN;
                 continue;
@@ -187,7 +200,7 @@ impl Relay {
             let poll = if last_sent.elapsed() < BUSY_FOR { POLL_BUSY } else { POLL_IDLE };
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = self.woken.notified() => {}
+                () = woken => {}
                 () = tokio::time::sleep(poll) => {}
             }
         }
@@ -285,13 +298,13 @@ impl Relay {
         if !too_large {
             return RelayError::Kafka(error);
         }
-        if self.shard == DEAD_LETTER_SHARD && row.payload.is_some() {
+        if self.shard == DEAD_LETTER_SHARD {
             if let Err(error) = cut(connection, self.shard, row).await {
                 return error;
             }
             warn!(
                 outbox.seq = row.seq,
-                row.topic, "a dead letter is over its topic's limit: sent without its value"
+                row.topic, "a dead letter is over its topic's limit: sent without its value, or its headers"
             );
         } else {
             error!(
@@ -323,6 +336,12 @@ impl Relay {
             warn!(%error, "dropping a producer");
         }
     }
+}
+
+/// When a step that is under way has had its time after the signal to stop.
+async fn too_late(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(DRAIN).await;
 }
 
 struct OutboxRow {
@@ -358,10 +377,18 @@ async fn try_lock(connection: &mut PgConnection, shard: i16) -> Result<bool, Rel
 
 async fn read(connection: &mut PgConnection, shard: i16) -> Result<Vec<OutboxRow>, RelayError> {
     let read = sqlx::query(
-        "select seq, topic, key, headers, payload from outbox where shard = $1 order by seq limit $2",
+        "select seq, topic, key, headers, payload
+         from (select seq, topic, key, headers, payload,
+                      sum(coalesce(octet_length(payload), 0)) over (order by seq)
+                          - coalesce(octet_length(payload), 0) as bytes_before
+               from (select seq, topic, key, headers, payload from outbox
+                     where shard = $1 order by seq limit $2) as head) as batch
+         where bytes_before < $3
+         order by seq",
     )
     .bind(shard)
     .bind(BATCH_ROWS)
+    .bind(BATCH_BYTES)
     .fetch_all(connection);
     let rows = timeout(STATEMENT_TIMEOUT, read).await??;
     rows.iter()
@@ -387,10 +414,13 @@ async fn delete(connection: &mut PgConnection, shard: i16, rows: &[OutboxRow]) -
     Ok(())
 }
 
-/// Takes the value out of a dead letter that its topic refuses; where the original stands is in its
-/// headers.
+/// Takes the value out of a dead letter that its topic refuses, and if that is not enough the record's own
+/// headers; where the original stands is in ours.
 async fn cut(connection: &mut PgConnection, shard: i16, row: &OutboxRow) -> Result<(), RelayError> {
     let mut headers = row.headers.clone();
+    if row.payload.is_none() {
+        headers.retain(|(name, _)| name.starts_with(OWN_HEADERS));
+    }
     if !headers.iter().any(|(name, _)| name == CUT) {
         let bytes = row.payload.as_ref().map_or(0, Vec::len);
         headers.push((CUT.to_owned(), Some(bytes.to_string().into_bytes())));
