@@ -12,7 +12,10 @@ use testcontainers_modules::postgres;
 use theater_infra::kafka_native::{NativeKafka, Port, Tools, can_create_topics};
 use theater_infra::postgres::Postgres;
 
+use self::sweeper::Sweeper;
 use crate::eventually;
+
+pub mod sweeper;
 
 pub const KAFKA_TAG: &str = "4.3.1";
 pub const POSTGRES_TAG: &str = "17-alpine";
@@ -48,7 +51,7 @@ fn docker_answers() -> bool {
 
 /// A Kafka that a test may take away.
 pub enum KafkaServer {
-    Container { container: Box<ContainerAsync<apache::Kafka>>, bootstrap: String },
+    Container { container: Box<ContainerAsync<apache::Kafka>>, bootstrap: String, _sweeper: Sweeper },
     Native(Box<NativeKafka>),
 }
 
@@ -63,8 +66,11 @@ impl KafkaServer {
     }
 
     async fn container() -> anyhow::Result<Self> {
+        let sweeper = Sweeper::new()?;
+        let (label, id) = sweeper.label();
         let container = apache::Kafka::default()
             .with_jvm_image()
+            .with_label(label, id)
             .with_tag(KAFKA_TAG)
             .with_env_var("KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS", "0")
             .with_env_var("KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS", "4")
@@ -83,7 +89,7 @@ impl KafkaServer {
             can_create_topics(&bootstrap).await.map_err(anyhow::Error::msg)
         })
         .await?;
-        Ok(Self::Container { container: Box::new(container), bootstrap })
+        Ok(Self::Container { container: Box::new(container), bootstrap, _sweeper: sweeper })
     }
 
     pub fn bootstrap(&self) -> String {
@@ -136,12 +142,19 @@ impl KafkaServer {
     pub async fn tool(&self, class: &str, args: &[&str]) -> anyhow::Result<String> {
         match self {
             Self::Container { container, .. } => {
-                let bootstrap = ["--bootstrap-server", "localhost:9092"];
+                // The listener of brokers: the other one advertises a port of the host, which isn't there inside.
+                let bootstrap = ["--bootstrap-server", "localhost:9093"];
                 let java = ["java", "-cp", "/opt/kafka/libs/*", class];
                 let command: Vec<String> =
                     java.iter().chain(&bootstrap).chain(args).map(ToString::to_string).collect();
                 let mut output = container.exec(ExecCommand::new(command)).await?;
-                Ok(String::from_utf8(output.stdout_to_vec().await?)?)
+                let stdout = String::from_utf8(output.stdout_to_vec().await?)?;
+                let status = output.exit_code().await?;
+                if status != Some(0) {
+                    let stderr = String::from_utf8(output.stderr_to_vec().await?)?;
+                    bail!("{class}: status {status:?}: {stderr}{stdout}");
+                }
+                Ok(stdout)
             }
             Self::Native(kafka) => run_tool(kafka.tools(), &kafka.bootstrap_servers(), class, args).await,
         }
@@ -165,7 +178,7 @@ pub async fn run_tool(tools: &Tools, bootstrap: &str, class: &str, args: &[&str]
 
 /// A PostgreSQL that a test may take away.
 pub enum PostgresServer {
-    Container { container: Box<ContainerAsync<postgres::Postgres>>, admin_url: String },
+    Container { container: Box<ContainerAsync<postgres::Postgres>>, admin_url: String, _sweeper: Sweeper },
     Native(Box<Postgres>),
 }
 
@@ -180,8 +193,11 @@ impl PostgresServer {
     }
 
     async fn container() -> anyhow::Result<Self> {
+        let sweeper = Sweeper::new()?;
+        let (label, id) = sweeper.label();
         let container = postgres::Postgres::default()
             .with_fsync_enabled()
+            .with_label(label, id)
             .with_tag(POSTGRES_TAG)
             .with_cmd(["postgres", "-c", "max_connections=400"])
             .with_startup_timeout(START)
@@ -190,7 +206,7 @@ impl PostgresServer {
             .context("starting postgres")?;
         let port = container.get_host_port_ipv4(5432).await?;
         let admin_url = format!("postgres://postgres:postgres@127.0.0.1:{port}/postgres");
-        Ok(Self::Container { container: Box::new(container), admin_url })
+        Ok(Self::Container { container: Box::new(container), admin_url, _sweeper: sweeper })
     }
 
     pub fn admin_url(&self) -> String {
