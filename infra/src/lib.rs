@@ -14,9 +14,7 @@
 //! The tests crate takes its environment from here too. Linux only: parent-death signals and pidfds are.
 
 pub mod cache;
-#[cfg(feature = "fleet")]
 pub mod demo;
-#[cfg(feature = "fleet")]
 pub mod fleet;
 pub mod http;
 pub mod interrupt;
@@ -31,5 +29,4 @@ pub mod running;
 pub mod show;
 pub mod supervise;
 pub mod tail;
-#[cfg(feature = "fleet")]
 pub mod theater;
