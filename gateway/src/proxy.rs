@@ -10,7 +10,7 @@ use actix_web::{
     body::SizedStream,
     error::{ParseError, PayloadError},
     http::{
-        Method,
+        Method, StatusCode,
         header::{self, HeaderMap, HeaderName},
         uri::PathAndQuery,
     },
@@ -82,6 +82,9 @@ struct Outgoing {
 enum Failure {
     /// No connection: not one byte of the request was sent.
     Unreachable(SendRequestError),
+    /// The replica says that the request did not arrive in time (408). It was whole when it was sent: a
+    /// process that was frozen meanwhile finds its own limits over before it reads.
+    Unread,
     /// The connection was cut: the request may have taken effect.
     Cut(SendRequestError),
     /// What came is no HTTP.
@@ -145,6 +148,9 @@ impl Proxy {
                 }
                 // Nothing was sent: another replica may be tried whatever the method.
                 Ok(Err(Failure::Unreachable(error))) => self.failed(index, "unreachable", &error),
+                Ok(Err(Failure::Unread)) => {
+                    self.failed(index, "unread", &"the replica did not read the request")
+                }
                 Ok(Err(Failure::Cut(error))) => {
                     self.failed(index, "cut", &error);
                     repeats = repeats.checked_sub(1).ok_or_else(|| self.cut())?;
@@ -179,7 +185,8 @@ impl Proxy {
             Some(body) => request.send_body(body.clone()),
             None => request.send_body(awc::body::None::new()),
         };
-        sent.await.map_err(Failure::from)
+        let response = sent.await.map_err(Failure::from)?;
+        if response.status() == StatusCode::REQUEST_TIMEOUT { Err(Failure::Unread) } else { Ok(response) }
     }
 
     /// Counts and logs a failed attempt, and passes the replica over for a while.

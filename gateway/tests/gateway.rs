@@ -445,6 +445,24 @@ async fn the_repeat_goes_to_another_replica() {
 }
 
 #[tokio::test]
+async fn a_replica_that_did_not_read_a_request_is_passed_over_whatever_the_method() {
+    const UNREAD: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    for method in ["GET", "POST", "DELETE"] {
+        let (thawed, fine) = (scripted(UNREAD, false).await, echo("movie"));
+        let gateway = gateway(&[thawed.address, fine.address], Limits::default()).await;
+        for _ in 0..2 {
+            assert_eq!(gateway.call(method, "/movies", "", "").await.status, 200);
+        }
+        assert_eq!((thawed.hits(), fine.hits()), (1, 2));
+        gateway.stop().await;
+    }
+    let thawed = scripted(UNREAD, false).await;
+    let gateway = gateway(&[thawed.address], Limits::default()).await;
+    gateway.call("DELETE", "/movies", "", "").await.is_problem(503, "the movie service cannot be reached");
+    gateway.stop().await;
+}
+
+#[tokio::test]
 async fn a_service_that_does_not_answer_is_a_timeout() {
     let silent = scripted(b"", true).await;
     let gateway = gateway(&[silent.address], SHORT).await;
