@@ -4,9 +4,15 @@ use std::process::ExitCode;
 
 use theater_tests::{runner, tests};
 
+mod bad;
 mod calls;
 mod capacity;
 mod http_surface;
+mod look;
+mod poison;
+mod raw;
+mod recreated;
+mod repeats;
 
 fn main() -> ExitCode {
     let tests = tests![
@@ -17,6 +23,12 @@ fn main() -> ExitCode {
         http_surface::reservations_are_cancelled_and_told,
         http_surface::reservations_are_placed_and_shown,
         http_surface::rows_are_filtered,
+        poison::in_the_reservations,
+        poison::in_the_movies,
+        poison::within_a_batch,
+        poison::a_header_whose_name_is_not_text,
+        recreated::a_log_made_anew_is_held,
+        repeats::every_record_again_changes_nothing,
     ];
     runner::run(tests, 2)
 }

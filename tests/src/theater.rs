@@ -144,7 +144,23 @@ impl Theater {
     /// # Errors
     /// Whatever keeps it from starting.
     pub async fn start_service(&mut self, service: &str) -> anyhow::Result<u16> {
-        let args = self.stage.args(service, ANY);
+        self.start_at(service, ANY).await
+    }
+
+    /// Starts a service that was stopped, at the ports where the gateway looks for it.
+    ///
+    /// # Errors
+    /// Whatever keeps it from starting.
+    pub async fn start_again(&mut self, service: &str) -> anyhow::Result<()> {
+        let ports = self.ports.iter().find(|(name, _)| *name == service).map(|(_, ports)| ports.clone());
+        for port in ports.with_context(|| format!("{service} was never started"))? {
+            self.start_at(service, &format!("127.0.0.1:{port}")).await?;
+        }
+        Ok(())
+    }
+
+    async fn start_at(&mut self, service: &str, address: &str) -> anyhow::Result<u16> {
+        let args = self.stage.args(service, address);
         Ok(match service {
             "reservation" => start!(self, reservation, "reservation", args),
             "movie" => start!(self, movie, "movie", args),
