@@ -7,7 +7,9 @@ use theater_tests::{runner, tests};
 mod bad;
 mod calls;
 mod capacity;
+mod endings;
 mod http_surface;
+mod ledgers;
 mod look;
 mod poison;
 mod raw;
@@ -29,6 +31,10 @@ fn main() -> ExitCode {
         poison::a_header_whose_name_is_not_text,
         recreated::a_log_made_anew_is_held,
         repeats::every_record_again_changes_nothing,
+        endings::cancelled_in_the_moment_of_placing,
+        endings::deadlines_pass_while_the_movie_is_away,
+        ledgers::are_unbroken_under_load,
+        ledgers::what_commits_late_is_sent,
     ];
     runner::run(tests, 2)
 }
