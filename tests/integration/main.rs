@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use theater_tests::{runner, tests};
 
+mod away;
 mod bad;
 mod calls;
 mod capacity;
@@ -35,6 +36,8 @@ fn main() -> ExitCode {
         endings::deadlines_pass_while_the_movie_is_away,
         ledgers::are_unbroken_under_load,
         ledgers::what_commits_late_is_sent,
+        away::kafka,
+        away::postgres,
     ];
     runner::run(tests, 2)
 }
