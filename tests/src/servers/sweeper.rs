@@ -13,16 +13,20 @@ use uuid::Uuid;
 
 const LABEL: &str = "theater.tests.server";
 
-/// Ends by SIGTERM only: ours when dropped, the kernel's when we die.
+/// Ends by SIGTERM only: ours when dropped, the kernel's when we die. In the latter case the daemon may be making
+/// the container at this moment, so it looks again, for less than the reaper's patience.
 const SCRIPT: &str = r#"
 sweep() {
     kill "$!"
-    ids=$(docker ps -aq --filter "label=$label")
-    [ -z "$ids" ] || docker rm -fv $ids
-    exit
+    for pause in 0 0.2 0.4 0.8; do
+        sleep $pause
+        ids=$(docker ps -aq --filter "label=$label")
+        [ -z "$ids" ] || exec docker rm -fv $ids
+        ! grep -q "^PPid:.$PPID$" /proc/$$/status || exit
+    done
 }
 label=$1
-trap sweep TERM
+trap 'sweep; exit' TERM
 sleep infinity &
 wait
 "#;
