@@ -106,6 +106,6 @@ mod tests {
         assert_eq!(refused("/notifications?userid=7").await, bad("/userid"));
         assert_eq!(refused("/notifications?userId=%00").await, bad("/userId"));
         let too_long = format!("/notifications?userId={}", "x".repeat(201));
-        assert_eq!(refused(&too_long).await, bad("/userId"));
+        assert_eq!(refused(&too_long).await, (StatusCode::UNPROCESSABLE_ENTITY, "/userId".into()));
     }
 }

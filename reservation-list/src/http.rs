@@ -103,6 +103,6 @@ mod tests {
             assert_eq!((status, error["pointer"].as_str()), (StatusCode::BAD_REQUEST, Some(pointer)));
         }
         let (status, error) = refused("/reservationLists?userId=").await;
-        assert_eq!((status, error["pointer"].as_str()), (StatusCode::BAD_REQUEST, Some("/userId")));
+        assert_eq!((status, error["pointer"].as_str()), (StatusCode::UNPROCESSABLE_ENTITY, Some("/userId")));
     }
 }

@@ -190,18 +190,17 @@ pub fn path_id(req: &HttpRequest, name: &str) -> Result<Uuid, Problem> {
 ///
 /// # Errors
 ///
-/// 400 that names the parameter and the bound.
+/// 422 that names the parameter and the bound, as for a field.
 pub fn text<'a>(
     parameters: &'a HashMap<String, String>,
     name: &str,
     most: usize,
 ) -> Result<Option<&'a str>, Problem> {
-    match parameters.get(name) {
-        Some(text) if text.is_empty() || text.chars().count() > most => {
-            Err(Problem::bad_field(format!("/{name}"), format!("must have between 1 and {most} characters")))
-        }
-        text => Ok(text.map(String::as_str)),
-    }
+    let Some(text) = parameters.get(name) else { return Ok(None) };
+    let mut bounds = Bounds::new();
+    bounds.text(&format!("/{name}"), text.clone(), 1, most);
+    bounds.check()?;
+    Ok(Some(text))
 }
 
 #[cfg(test)]
@@ -290,6 +289,20 @@ mod tests {
                 (problem.status().as_u16(), problem.errors()[0].pointer.as_str()),
                 (400, pointer),
                 "{uri}"
+            );
+        }
+    }
+
+    #[test]
+    fn text_parameters_are_bound() {
+        let given = |value: &str| HashMap::from([("userId".to_owned(), value.to_owned())]);
+        assert_eq!(text(&HashMap::new(), "userId", 3).unwrap(), None);
+        assert_eq!(text(&given("üüü"), "userId", 3).unwrap(), Some("üüü"));
+        for value in ["", "üüüü"] {
+            let problem = text(&given(value), "userId", 3).unwrap_err();
+            assert_eq!(
+                (problem.status().as_u16(), problem.detail()),
+                (422, "/userId must have between 1 and 3 characters"),
             );
         }
     }
