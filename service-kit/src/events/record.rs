@@ -21,16 +21,13 @@ pub struct Record {
 
 impl Record {
     pub fn read(message: &BorrowedMessage<'_>) -> Self {
-        // The client panics on a header whose name is not UTF-8; such a record is poison, not a reason
-        // to end the process.
-        let headers = catch_unwind(AssertUnwindSafe(|| headers(message)));
-        let unreadable = headers.is_err().then(|| "a header's name is not UTF-8".to_owned());
+        let (headers, unreadable) = headers(message);
         Self {
             partition: message.partition(),
             offset: message.offset(),
             key: message.key().map(<[u8]>::to_vec),
             value: message.payload().map(<[u8]>::to_vec),
-            headers: headers.unwrap_or_default(),
+            headers,
             unreadable,
         }
     }
@@ -80,9 +77,21 @@ impl Record {
     }
 }
 
-fn headers(message: &BorrowedMessage<'_>) -> Vec<Header> {
-    let Some(headers) = message.headers() else { return Vec::new() };
-    headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
+/// The headers that can be read, and why others can't, if so.
+fn headers(message: &BorrowedMessage<'_>) -> (Vec<Header>, Option<String>) {
+    let Some(headers) = message.headers() else { return (Vec::new(), None) };
+    let read = |index| {
+        // The client panics on a header whose name is not UTF-8; such a record is poison, not a reason to
+        // end the process.
+        catch_unwind(AssertUnwindSafe(|| {
+            let header = headers.get(index);
+            (header.key.to_owned(), header.value.map(<[u8]>::to_vec))
+        }))
+    };
+    let readable: Vec<_> = (0..headers.count()).filter_map(|index| read(index).ok()).collect();
+    let unreadable = headers.count() - readable.len();
+    let reason = (unreadable > 0).then(|| "a header's name is not UTF-8".to_owned());
+    (readable, reason)
 }
 
 /// What a record turned out to be.

@@ -108,7 +108,10 @@ impl Relays {
 
     fn producer_settings(&self, shard: i16) -> ClientConfig {
         let mut settings = self.kafka.producer_settings();
-        if shard != DEAD_LETTER_SHARD {
+        if shard == DEAD_LETTER_SHARD {
+            // The broker holds its limit against what it is sent together, and doesn't say which was too large.
+            settings.set("batch.num.messages", "1");
+        } else {
             // An event that is refused must not be overtaken by a later one. Dead letters have no order.
             settings.set("enable.gapless.guarantee", "true");
         }
