@@ -6,38 +6,45 @@ use theater_tests::{runner, tests};
 
 mod away;
 mod bad;
+mod bad_requests;
 mod calls;
 mod capacity;
 mod endings;
 mod http_surface;
 mod ledgers;
 mod look;
+mod observability;
 mod poison;
+mod prometheus;
 mod raw;
 mod recreated;
 mod repeats;
 
 fn main() -> ExitCode {
     let tests = tests![
+        away::kafka,
+        away::postgres,
+        bad_requests::bytes_that_are_no_request_are_refused,
+        bad_requests::fields_are_named_with_their_bounds,
         capacity::two_replicas_sell_exactly_what_there_is,
+        endings::cancelled_in_the_moment_of_placing,
+        endings::deadlines_pass_while_the_movie_is_away,
         http_surface::movies_are_delivered_and_edited,
         http_surface::movies_are_published_and_shown,
         http_surface::pages_lose_and_repeat_no_row_while_rows_arrive,
         http_surface::reservations_are_cancelled_and_told,
         http_surface::reservations_are_placed_and_shown,
         http_surface::rows_are_filtered,
+        ledgers::are_unbroken_under_load,
+        ledgers::what_commits_late_is_sent,
+        observability::metrics_tell_what_happened,
+        observability::one_trace_covers_a_saga,
         poison::in_the_reservations,
         poison::in_the_movies,
         poison::within_a_batch,
         poison::a_header_whose_name_is_not_text,
         recreated::a_log_made_anew_is_held,
         repeats::every_record_again_changes_nothing,
-        endings::cancelled_in_the_moment_of_placing,
-        endings::deadlines_pass_while_the_movie_is_away,
-        ledgers::are_unbroken_under_load,
-        ledgers::what_commits_late_is_sent,
-        away::kafka,
-        away::postgres,
     ];
     runner::run(tests, 2)
 }

@@ -76,9 +76,9 @@ async fn reserve(api: &Api, movie: Uuid, user: &str) -> anyhow::Result<Uuid> {
 }
 
 /// New movies and reservations, without a pause, until nobody wants to hear of them any more.
-async fn arrive(api: &Api, movie: Uuid, arrived: watch::Sender<usize>) -> anyhow::Result<()> {
+async fn arrive(api: &Api, movie: Uuid, arrived: watch::Sender<u32>) -> anyhow::Result<()> {
     while !arrived.is_closed() {
-        let user = if *arrived.borrow() % 4 == 0 { "7" } else { USER };
+        let user = if arrived.borrow().is_multiple_of(4) { "7" } else { USER };
         tokio::try_join!(api.publish(1), reserve(api, movie, user))?;
         arrived.send_modify(|count| *count += 1);
     }
@@ -98,7 +98,7 @@ async fn walk(
     path: &str,
     field: &str,
     way: Way,
-    arrivals: &mut watch::Receiver<usize>,
+    arrivals: &mut watch::Receiver<u32>,
 ) -> anyhow::Result<Vec<Uuid>> {
     let separator = if path.contains('?') { '&' } else { '?' };
     let first = format!("{path}{separator}limit={LIMIT}");

@@ -1,0 +1,167 @@
+//! Paths, queries and methods that are none.
+
+use anyhow::Context;
+use reqwest::Method;
+use serde_json::json;
+use theater_tests::Api;
+use uuid::Uuid;
+
+use crate::calls::Call;
+
+const COLLECTIONS: [&str; 4] = ["/movies", "/reservations", "/notifications", "/reservationLists"];
+
+/// Filters, and parameters that are none.
+pub(super) fn filters(id: Uuid) -> Vec<Call> {
+    let of_users = ["/reservations", "/notifications", "/reservationLists"];
+    let mut calls = Vec::new();
+    for path in of_users {
+        let long = "x".repeat(201);
+        for value in ["", &long] {
+            calls.push(
+                Call::get(format!("{path}?userId={value}"), 422)
+                    .names("/userId", "must have between 1 and 200 characters"),
+            );
+        }
+        calls.push(Call::get(format!("{path}?userId={}", "x".repeat(200)), 200));
+    }
+    for path in COLLECTIONS {
+        let (known, pointer) = if path == "/movies" { ("limit", "/limit") } else { ("userId", "/userId") };
+        for (value, detail) in [
+            ("a%00b", "must not contain NUL"),
+            ("%ff", "must be UTF-8"),
+            ("%", "must be percent-encoded"),
+            ("%z1", "must be percent-encoded"),
+        ] {
+            calls.push(Call::get(format!("{path}?{known}={value}"), 400).names(pointer, detail));
+        }
+        calls.push(
+            Call::get(format!("{path}?{known}=1&{known}=2"), 400).names(pointer, "must stand only once"),
+        );
+        calls.push(
+            Call::get(format!("{path}?%ff=1"), 400).names("/", "a query parameter's name must be UTF-8"),
+        );
+        for unknown in ["userid=1", "movieId=1", "offset=1", "limit%00=1"] {
+            let call = Call::get(format!("{path}?{unknown}"), 400);
+            let name = unknown.split(['=', '%']).next().unwrap_or_default();
+            calls.push(match unknown {
+                "limit%00=1" => call.names("/", "a query parameter's name must not contain NUL"),
+                _ => call.names(format!("/{name}"), "cursor, limit"),
+            });
+        }
+    }
+    for value in ["", "7", "%00", &id.simple().to_string()] {
+        let detail = if value == "%00" { "must not contain NUL" } else { "must be a UUID" };
+        calls.push(Call::get(format!("/notifications?reserveId={value}"), 400).names("/reserveId", detail));
+    }
+    for value in ["", "CONFIRMED", "cancelled", "all%20"] {
+        let call = Call::get(format!("/reservationLists?status={value}"), 400);
+        calls.push(call.names("/status", "must be confirmed or all"));
+    }
+    calls
+}
+
+/// Cursors and limits. Answers need rows for a cursor that is another collection's.
+pub(super) async fn pages(api: &Api) -> anyhow::Result<Vec<Call>> {
+    api.publish(1).await?;
+    let page = Call::get("/movies?limit=1", 200).play(api).await?.json()?;
+    let of_movies = page["next"].as_str().context("no cursor")?.to_owned();
+    let long = "A".repeat(20_000);
+    let mut calls = Vec::new();
+    for path in COLLECTIONS {
+        for limit in ["0", "201", "-1", "99999999999999999999", "-99999999999999999999"] {
+            let call = Call::get(format!("{path}?limit={limit}"), 422);
+            calls.push(call.names("/limit", "must be between 1 and 200"));
+        }
+        for limit in ["", "ten", "1.5", "1e2", "0x10", "%201", "%d9%a1"] {
+            let call = Call::get(format!("{path}?limit={limit}"), 400);
+            calls.push(call.names("/limit", "expected a whole number"));
+        }
+        for limit in ["1", "200"] {
+            calls.push(Call::get(format!("{path}?limit={limit}"), 200));
+        }
+        let mut cursors = vec!["", "x", "1", "null", "bW92aWU6", "bW92aWU6LTE%3D", "%25", &long];
+        if path != "/movies" {
+            cursors.push(&of_movies);
+        }
+        for cursor in cursors {
+            let call = Call::get(format!("{path}?cursor={cursor}"), 400);
+            calls.push(call.names("/cursor", "must be a cursor that this collection gave out"));
+        }
+    }
+    Ok(calls)
+}
+
+/// Paths with what is no id.
+pub(super) fn ids() -> Vec<Call> {
+    let simple = Uuid::now_v7().simple().to_string();
+    let long = "1".repeat(20_000);
+    let mut calls = Vec::new();
+    for id in ["7", "%00", "%ff", "%20", "..%2f..", "%zz", "null", &simple, &long] {
+        let refused = |call: Call| call.names("/id", "must be a UUID");
+        calls.push(refused(Call::get(format!("/movies/{id}"), 400)));
+        calls.push(refused(Call::patch(format!("/movies/{id}"), &json!({}), 400).with("if-match", "*")));
+        calls.push(refused(Call::post(format!("/movies/{id}/tickets"), &json!({"count": 1}), 400)));
+        calls.push(refused(Call::get(format!("/reservations/{id}"), 400)));
+        calls.push(refused(Call::delete(format!("/reservations/{id}"), 400)));
+    }
+    calls
+}
+
+/// Methods that a resource doesn't take.
+pub(super) fn methods(id: Uuid) -> Vec<Call> {
+    let resources = [
+        ("/movies".to_owned(), "GET, POST"),
+        (format!("/movies/{id}"), "GET, PATCH"),
+        (format!("/movies/{id}/tickets"), "POST"),
+        ("/reservations".to_owned(), "GET, POST"),
+        (format!("/reservations/{id}"), "GET, DELETE"),
+        ("/notifications".to_owned(), "GET"),
+        ("/reservationLists".to_owned(), "GET"),
+        ("/livez".to_owned(), "GET"),
+        ("/readyz".to_owned(), "GET"),
+        ("/metrics".to_owned(), "GET"),
+    ];
+    let brew = Method::from_bytes(b"BREW").unwrap_or_default();
+    let methods = [Method::PUT, Method::DELETE, Method::PATCH, Method::POST, Method::OPTIONS, brew];
+    let mut calls = Vec::new();
+    for (path, allow) in resources {
+        for method in
+            methods.iter().filter(|method| !allow.split(", ").any(|allowed| allowed == method.as_str()))
+        {
+            let call = Call::new(method.clone(), &path, 405).header("allow", allow).says(allow);
+            calls.push(call.clone());
+            // Whatever it carries.
+            calls.push(call.json(&json!({"count": 1})));
+        }
+    }
+    calls
+}
+
+/// Paths where nothing is, at any of the services.
+pub(super) fn routes() -> Vec<Call> {
+    let paths = [
+        "/nothing",
+        "/movie",
+        "/MOVIES",
+        "//movies",
+        "/movies/",
+        "/movies/x/y/z",
+        "/reservations/x/nothing",
+        "/reservationlists",
+        "/reservationLists/x",
+        "/notifications/x",
+        "/livez/",
+        "/metrics/x",
+        "/%00",
+        "/%ff%fe",
+        "/.git/config",
+        "/..%2f..%2fetc%2fpasswd",
+        "/actuator/health",
+    ];
+    let mut calls = Vec::new();
+    for path in paths {
+        calls.push(Call::get(path, 404));
+        calls.push(Call::post(path, &json!({}), 404));
+    }
+    calls
+}

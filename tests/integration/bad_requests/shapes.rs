@@ -1,0 +1,266 @@
+//! Shapes of requests that two servers might read differently, or that are none at all.
+
+use std::sync::LazyLock;
+
+use anyhow::{Context, bail, ensure};
+use futures_util::future::join_all;
+use theater_tests::Api;
+use uuid::Uuid;
+
+use super::socket;
+use crate::calls::{Call, PROBLEM, problem};
+
+/// The movie that would be published if a request got in behind another one.
+static SMUGGLED: LazyLock<Uuid> = LazyLock::new(Uuid::now_v7);
+
+/// A request hidden in another one's body.
+fn hidden() -> String {
+    let body = format!("{{\"id\":\"{}\",\"movieName\":\"smuggled\",\"qty\":1}}", *SMUGGLED);
+    request("POST /movies", &["Content-Type: application/json", &length(&body)], &body)
+}
+
+fn length(body: &str) -> String {
+    format!("Content-Length: {}", body.len())
+}
+
+fn request(line: &str, headers: &[&str], body: &str) -> String {
+    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    format!("{line} HTTP/1.1\r\nHost: theater\r\n{headers}\r\n{body}")
+}
+
+/// A shape, its bytes, and the statuses that it may be refused with.
+type Shape = (&'static str, Vec<u8>, &'static [u16]);
+
+/// Where shapes are sent.
+#[derive(Clone, Copy)]
+struct Target {
+    path: &'static str,
+    /// Whether it takes bodies; if not, none is read.
+    posts: bool,
+}
+
+impl Target {
+    fn of(service: &str) -> Self {
+        match service {
+            "reservation" => Self { path: "/reservations", posts: true },
+            "notification" => Self { path: "/notifications", posts: false },
+            "reservation-list" => Self { path: "/reservationLists", posts: false },
+            _ => Self { path: "/movies", posts: true },
+        }
+    }
+
+    /// What a body is refused with.
+    fn refusal(self, read: &'static [u16]) -> &'static [u16] {
+        if self.posts { read } else { &[405] }
+    }
+}
+
+/// Plays all shapes against one server, all at once: each is one connection of its own.
+pub(super) async fn refused(service: &str, port: u16) -> anyhow::Result<()> {
+    let target = Target::of(service);
+    let shapes = [framing(target), chunks(target), heads(target), lines(), sizes(target)].concat();
+    let refusals = shapes.iter().map(async |(name, bytes, statuses)| {
+        let outcome = refuse(port, bytes, statuses).await;
+        outcome.err().map(|error| format!("{name}: {error:#}"))
+    });
+    let wrong: Vec<_> = join_all(refusals).await.into_iter().flatten().collect();
+    ensure!(wrong.is_empty(), "{service}:\n{}", wrong.join("\n"));
+    if target.posts { line_feeds_end_lines(target, port).await } else { Ok(()) }
+}
+
+/// RFC 9112, 2.2 lets a server take a bare line feed for the end of a line. Each takes it so, so that all agree
+/// where the body is, and that it is a list.
+async fn line_feeds_end_lines(Target { path, .. }: Target, port: u16) -> anyhow::Result<()> {
+    let headers = ["Content-Type: application/json", "X-A: b\nContent-Length: 2\nConnection: close"];
+    let answers = socket::send(port, request(&format!("POST {path}"), &headers, "[]").as_bytes()).await?;
+    let [answer] = &answers[..] else { bail!("{answers:?}") };
+    let problem = problem(400, &answer.body).with_context(|| format!("{answer:?}"))?;
+    ensure!(answer.status == 400 && problem.detail.contains("must be a JSON object"), "{answer:?}");
+    Ok(())
+}
+
+async fn refuse(port: u16, bytes: &[u8], statuses: &[u16]) -> anyhow::Result<()> {
+    let answers = socket::send(port, bytes).await?;
+    // An interim answer promises nothing. A hidden request would be answered with another status.
+    for answer in answers.iter().filter(|answer| answer.status != 100) {
+        ensure!(statuses.contains(&answer.status), "{answers:?}");
+        ensure!(answer.header("content-type") == Some(PROBLEM), "{answer:?}");
+        problem(answer.status, &answer.body).with_context(|| format!("{answer:?}"))?;
+    }
+    ensure!(answers.iter().any(|answer| answer.status != 100), "{answers:?}");
+    Ok(())
+}
+
+/// # Errors
+/// A hidden request that was played.
+pub(super) async fn nothing_was_smuggled(api: &Api) -> anyhow::Result<()> {
+    Call::get(format!("/movies/{}", *SMUGGLED), 404).play(api).await?;
+    Ok(())
+}
+
+/// Where a body ends, said twice or not at all.
+fn framing(target: Target) -> Vec<Shape> {
+    let post = format!("POST {}", target.path);
+    let hidden = hidden();
+    let json = "Content-Type: application/json";
+    let chunked = format!("0\r\n\r\n{hidden}");
+    let shape = |name: &'static str, headers: &[&str], body: &str| {
+        let headers = [&[json], headers].concat();
+        (name, request(&post, &headers, body).into_bytes(), &[400][..])
+    };
+    let both = [length(&chunked), "Transfer-Encoding: chunked".to_owned()];
+    let mut shapes = vec![
+        shape("length and chunks", &[&both[0], &both[1]], &chunked),
+        shape("chunks and length", &[&both[1], &both[0]], &chunked),
+        shape("two lengths", &["Content-Length: 2", &length(&hidden)], &hidden),
+        shape("the same length twice", &["Content-Length: 2", "Content-Length: 2"], "{}"),
+    ];
+    for (name, value) in [
+        ("a list of lengths", "2, 2"),
+        ("a list of other lengths", "2, 40"),
+        ("a signed length", "+2"),
+        ("a negative length", "-1"),
+        ("a hexadecimal length", "0x2"),
+        ("a length with a space", "2 2"),
+        ("no length", ""),
+        ("a length that is a word", "two"),
+        ("a length over 64 bits", "18446744073709551617"),
+    ] {
+        shapes.push(shape(name, &[&format!("Content-Length: {value}")], &hidden));
+    }
+    for (name, headers) in [
+        ("chunked twice", &["Transfer-Encoding: chunked, chunked"][..]),
+        ("two encodings", &["Transfer-Encoding: chunked", "Transfer-Encoding: chunked"]),
+        ("chunked not last", &["Transfer-Encoding: chunked, identity"]),
+        ("an unknown encoding", &["Transfer-Encoding: xchunked"]),
+        ("an unknown encoding and a length", &["Transfer-Encoding: xchunked", "Content-Length: 5"]),
+        ("identity and a length", &["Transfer-Encoding: identity", "Content-Length: 5"]),
+        ("an encoding before chunked", &["Transfer-Encoding: gzip, chunked"]),
+        ("a quoted encoding", &["Transfer-Encoding: \"chunked\""]),
+        ("no encoding", &["Transfer-Encoding: "]),
+        ("a control character in the encoding", &["Transfer-Encoding: \x0bchunked"]),
+        ("a space before the colon", &["Content-Length : 5"]),
+        ("a tab before the colon", &["Transfer-Encoding\t: chunked"]),
+        ("a folded header", &["Transfer-Encoding:", " chunked"]),
+        ("a header folded later", &["X-A: b", "\tContent-Length: 5"]),
+        ("a bare carriage return", &["X-A: b\rContent-Length: 5"]),
+    ] {
+        shapes.push(shape(name, headers, &chunked));
+    }
+    let old = format!("{post} HTTP/1.0\r\n{json}\r\nTransfer-Encoding: chunked\r\n\r\n{chunked}");
+    shapes.push(("chunks of HTTP/1.0", old.into_bytes(), &[400]));
+    shapes
+}
+
+/// Chunks that are none. Where no body is expected it is not read, and the answer is the resource's.
+fn chunks(target: Target) -> Vec<Shape> {
+    let headers = ["Content-Type: application/json", "Transfer-Encoding: chunked"];
+    let statuses: &[u16] = if target.posts { &[400] } else { &[400, 405] };
+    let hidden = hidden();
+    [
+        ("a chunk's size that is a word", "zz\r\n{}\r\n0\r\n\r\n"),
+        ("a negative chunk", "-1\r\n{}\r\n0\r\n\r\n"),
+        ("a signed chunk", "+2\r\n{}\r\n0\r\n\r\n"),
+        ("a chunk's size with a prefix", "0x2\r\n{}\r\n0\r\n\r\n"),
+        ("a chunk over 64 bits", "ffffffffffffffff2\r\n{}\r\n0\r\n\r\n"),
+        ("a chunk without a size", "\r\n{}\r\n0\r\n\r\n"),
+        ("a chunk longer than its size", "1\r\n{}\r\n0\r\n\r\n"),
+        ("a chunk that a bare line feed ends", "2\n{}\n0\n\n"),
+        ("a chunk's size with a bare carriage return", "2\r{}\r\n0\r\n\r\n"),
+        ("an extension with a bare line feed", "2;x\n{}\r\n0\r\n\r\n"),
+    ]
+    .into_iter()
+    .map(|(name, body)| {
+        let bytes = request(&format!("POST {}", target.path), &headers, &format!("{body}{hidden}"));
+        (name, bytes.into_bytes(), statuses)
+    })
+    .collect()
+}
+
+/// Heads that are none.
+fn heads(Target { path, .. }: Target) -> Vec<Shape> {
+    let get = |headers: &[u8]| {
+        let end = format!("\r\nConnection: close\r\n\r\n{}", hidden()).into_bytes();
+        [format!("GET {path} HTTP/1.1\r\nHost: theater\r\n").as_bytes(), headers, &end].concat()
+    };
+    let hosts = |lines: &str| format!("GET {path} HTTP/1.1\r\n{lines}Connection: close\r\n\r\n").into_bytes();
+    let bad: &[u16] = &[400];
+    vec![
+        ("NUL in a header", get(b"X-A: a\0b"), bad),
+        ("NUL in a header's name", get(b"X\0A: b"), bad),
+        ("a control character in a header", get(b"X-A: a\x01b"), bad),
+        ("a name of bytes", get(b"X-\xff: b"), bad),
+        ("a header without a name", get(b": b"), bad),
+        ("a header without a colon", get(b"X-A"), bad),
+        ("a name with a space", get(b"X A: b"), bad),
+        ("a name in brackets", get(b"X[A]: b"), bad),
+        ("two hosts", hosts("Host: theater\r\nHost: elsewhere\r\n"), bad),
+        ("no host", hosts(""), bad),
+    ]
+}
+
+/// Request lines that are none.
+fn lines() -> Vec<Shape> {
+    let bad: &[u16] = &[400];
+    let line = |line: &[u8]| [line, b"\r\nHost: theater\r\nConnection: close\r\n\r\n"].concat();
+    vec![
+        ("garbage", b"\x00\x01\x02\x03\xff\xfe\r\n\r\n".to_vec(), bad),
+        ("the greeting of TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n".to_vec(), bad),
+        ("the greeting of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), bad),
+        ("a word", line(b"GET"), bad),
+        ("two words", line(b"GET /movies"), bad),
+        ("two spaces", line(b"GET  /movies HTTP/1.1"), bad),
+        ("four words", line(b"GET /movies /movies HTTP/1.1"), bad),
+        ("no path", line(b"GET movies HTTP/1.1"), &[400, 404]),
+        ("a path of bytes", line(b"GET /movies\x01 HTTP/1.1"), bad),
+        ("NUL in the path", line(b"GET /mov\0ies HTTP/1.1"), bad),
+        ("NUL in the method", line(b"G\0T /movies HTTP/1.1"), bad),
+        ("a method in brackets", line(b"G(T /movies HTTP/1.1"), bad),
+        ("HTTP of the future", line(b"GET /movies HTTP/9.9"), bad),
+        ("another protocol", line(b"GET /movies SMTP/1.1"), bad),
+        ("lower case", line(b"GET /movies http/1.1"), bad),
+        ("a broken authority", line(b"GET http://[:: HTTP/1.1"), bad),
+        ("a tunnel", line(b"CONNECT elsewhere:443 HTTP/1.1"), &[400, 404, 405]),
+        ("all of the server", line(b"OPTIONS * HTTP/1.1"), &[400, 404, 405]),
+        ("another server", line(b"GET http://elsewhere/nothing HTTP/1.1"), &[400, 404]),
+        (
+            "bare line feeds throughout",
+            b"GET /nothing HTTP/1.1\nHost: theater\nConnection: close\n\n".to_vec(),
+            &[400, 404],
+        ),
+    ]
+}
+
+/// Too much of everything.
+fn sizes(target: Target) -> Vec<Shape> {
+    let path = target.path;
+    let head = |extra: &str| request(&format!("GET {path}"), &[extra], "").into_bytes();
+    let many: Vec<String> = (0..200).map(|index| format!("X-{index}: x")).collect();
+    let long =
+        |length: usize| format!("GET /{} HTTP/1.1\r\nHost: theater\r\n\r\n", "x".repeat(length)).into_bytes();
+    let post = |headers: &[&str], body: &str| {
+        let headers = [&["Content-Type: application/json", "Connection: close"], headers].concat();
+        request(&format!("POST {path}"), &headers, body).into_bytes()
+    };
+    let too_large = target.refusal(&[413]);
+    let text = format!("{{\"userName\":\"{}\"}}", "x".repeat(10 << 20));
+    let chunk = format!("{:x}\r\n{text}\r\n0\r\n\r\n", text.len());
+    let chunks = format!("{}0\r\n\r\n", format!("4000\r\n{}\r\n", " ".repeat(0x4000)).repeat(5));
+    vec![
+        ("a header of 200 KiB", head(&format!("X-A: {}", "x".repeat(200 << 10))), &[431]),
+        ("a header of 2 MiB", head(&format!("X-A: {}", "x".repeat(2 << 20))), &[431]),
+        ("200 headers", head(&many.join("\r\n")), &[431]),
+        ("a URL of 70 KB", long(70_000), &[400, 414, 431]),
+        ("a URL of 1 MB", long(1_000_000), &[400, 414, 431]),
+        ("a line that never ends", "x".repeat(1_000_000).into_bytes(), &[400, 431]),
+        ("a body of 10 MB", post(&[&length(&text)], &text), too_large),
+        ("a body of 10 MB in one chunk", post(&["Transfer-Encoding: chunked"], &chunk), too_large),
+        ("a body of 80 KiB in chunks", post(&["Transfer-Encoding: chunked"], &chunks), too_large),
+        ("a body of an exabyte", post(&["Content-Length: 1152921504606846976"], "{"), too_large),
+        (
+            "a body of an exabyte, asked for first",
+            post(&["Content-Length: 1152921504606846976", "Expect: 100-continue"], ""),
+            too_large,
+        ),
+    ]
+}
