@@ -254,10 +254,10 @@ impl Fold {
         origin: &Origin,
     ) -> Answer {
         let Some(movie) = self.state.movies.get_mut(&id) else { return Answer::NoSuchMovie };
-        if let Editions::OneOf(editions) = editions {
-            if !editions.contains(&movie.edition) {
-                return Answer::Stale;
-            }
+        if let Editions::OneOf(editions) = editions
+            && !editions.contains(&movie.edition)
+        {
+            return Answer::Stale;
         }
         let (name, description) = (name.unwrap_or(&movie.name), description.unwrap_or(&movie.description));
         if name == movie.name && description == movie.description {

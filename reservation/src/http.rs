@@ -99,14 +99,13 @@ impl NewReservation {
         }
         let user_id = bounds.text("/userId", self.user_id.0, 1, NAME_MAX);
         let user_name = bounds.text("/userName", self.user_name, 1, NAME_MAX);
-        let email = self.email.map(|email| {
-            if !is_address(&email) {
+        let email = self.email.inspect(|email| {
+            if !is_address(email) {
                 bounds.refuse(
                     "/email",
                     format!("must be an address of at most {EMAIL_MAX} characters: name@domain"),
                 );
             }
-            email
         });
         let count = bounds.number("/count", self.count, 1, COUNT_MAX);
         bounds.check()?;

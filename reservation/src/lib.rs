@@ -7,7 +7,7 @@
 //! - [`http`]: the customer's calls; [`intake`]: placing many of them in one transaction.
 //! - [`admission`]: refusing what could not be decided in time.
 //! - [`events`]: the movie's answers from the log.
-//! - [`sweeper`]: deadlines.
+//! - [`sweeper`]: cancelling what is undecided past its deadline.
 //! - [`config`]: the settings; [`metrics`]: outcomes and how long they took.
 
 pub mod admission;

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::error::KafkaResult;
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 
 use crate::log::Entry;
+
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A producer as anyone would make one.
 ///
@@ -35,8 +38,46 @@ pub async fn produce(producer: &FutureProducer, topic: &str, entry: &Entry) -> a
     if let Some(value) = &entry.value {
         record = record.payload(value);
     }
-    producer.send(record, Duration::from_secs(20)).await.map_err(|(error, _)| error)?;
+    producer.send(record, TIMEOUT).await.map_err(|(error, _)| error)?;
     Ok(())
+}
+
+/// A producer whose records belong to transactions; `id` is its own.
+///
+/// # Errors
+/// Kafka's.
+pub async fn transactional(bootstrap: &str, id: &str) -> anyhow::Result<FutureProducer> {
+    let producer: FutureProducer =
+        ClientConfig::new().set("bootstrap.servers", bootstrap).set("transactional.id", id).create()?;
+    blocking(&producer, |producer| producer.init_transactions(TIMEOUT)).await?;
+    Ok(producer)
+}
+
+/// Produces the entry in a transaction that is committed, or aborted.
+///
+/// # Errors
+/// Kafka's.
+pub async fn in_a_transaction(
+    producer: &FutureProducer,
+    topic: &str,
+    entry: &Entry,
+    commits: bool,
+) -> anyhow::Result<()> {
+    producer.begin_transaction()?;
+    produce(producer, topic, entry).await?;
+    let end = move |producer: FutureProducer| match commits {
+        true => producer.commit_transaction(TIMEOUT),
+        false => producer.abort_transaction(TIMEOUT),
+    };
+    blocking(producer, end).await
+}
+
+async fn blocking(
+    producer: &FutureProducer,
+    call: impl FnOnce(FutureProducer) -> KafkaResult<()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let producer = producer.clone();
+    Ok(tokio::task::spawn_blocking(move || call(producer)).await??)
 }
 
 /// A record without headers.

@@ -285,10 +285,10 @@ impl<H: EventHandler> Receiver<H> {
 
     fn tick(&self) -> anyhow::Result<()> {
         let hints = self.hints();
-        if hints.count() > 0 {
-            if let Err(error) = self.consumer.commit(&hints, CommitMode::Async) {
-                debug!(%error, "the hint for lag tools was not taken");
-            }
+        if hints.count() > 0
+            && let Err(error) = self.consumer.commit(&hints, CommitMode::Async)
+        {
+            debug!(%error, "the hint for lag tools was not taken");
         }
         match self.consumer.context().failure() {
             Some(reason) => bail!(reason),
