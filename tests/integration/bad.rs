@@ -127,7 +127,8 @@ pub(crate) async fn letters(theater: &Theater, topic: &str, bad: &[Bad]) -> anyh
     Ok(())
 }
 
-fn place(letter: &Entry) -> (String, i64) {
+/// Whose letter it is, and of which offset.
+pub(crate) fn place(letter: &Entry) -> (String, i64) {
     let header = |name: &str| letter.header(name).unwrap_or_default();
     (header("dlq_consumer"), header("dlq_offset").parse().unwrap_or(-1))
 }

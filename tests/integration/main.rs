@@ -45,6 +45,8 @@ fn main() -> ExitCode {
         poison::a_header_whose_name_is_not_text,
         recreated::a_log_made_anew_is_held,
         repeats::every_record_again_changes_nothing,
+        poison::behind_the_markers_of_transactions,
+        poison::over_the_limit_of_its_topic,
     ];
     runner::run(tests, 2)
 }

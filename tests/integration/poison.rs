@@ -6,11 +6,12 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use theater_tests::log::{self, Entry};
+use theater_tests::theater::Stage;
 use theater_tests::{Environment, Setup, Theater, checks, eventually, records};
 use uuid::Uuid;
 
-use crate::bad::{ALL, Bad, RESERVATION, allocated, broken, bytes, confirmed, letters, placed};
-use crate::look::metric;
+use crate::bad::{ALL, Bad, RESERVATION, allocated, broken, bytes, confirmed, letters, place, placed};
+use crate::look::{create_topic, metric};
 use crate::raw;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -179,7 +180,8 @@ pub(crate) async fn a_header_whose_name_is_not_text(environment: &Environment) -
     let topic = format!("{}reservations", stage.prefix);
     let mut good = reserve(&theater, movie, 1).await?;
     let (key, value) = (movie.to_string(), bytes(&placed(Uuid::now_v7(), movie)));
-    let offset = raw::produce(&stage.bootstrap, &topic, key.as_bytes(), &value, (b"na\xffme", b"x")).await?;
+    let headers: [(&[u8], &[u8]); 3] = [(b"ce_id", b"7"), (b"na\xffme", b"x"), (b"text", b"y")];
+    let offset = raw::produce(&stage.bootstrap, &topic, key.as_bytes(), &value, &headers).await?;
     good.extend(reserve(&theater, movie, 2).await?);
     eventually("the good ones are served", SOON, async || served(&theater, &good).await).await?;
     let letters = eventually("three letters", SOON, async || {
@@ -199,6 +201,64 @@ pub(crate) async fn a_header_whose_name_is_not_text(environment: &Environment) -
     }
     for letter in letters {
         ensure!(letter.key == Some(key.clone().into_bytes()) && letter.value.as_ref() == Some(&value));
+        let kept = [("ce_id", "7"), ("text", "y")].map(|(name, value)| (name.to_owned(), Some(value.into())));
+        ensure!(letter.headers.starts_with(&kept), "the readable headers: {:?}", letter.headers);
+    }
+    theater.stop().await
+}
+
+/// Another program's transactions: their markers take offsets that nobody sees, and what was aborted is
+/// not there.
+pub(crate) async fn behind_the_markers_of_transactions(environment: &Environment) -> anyhow::Result<()> {
+    let theater = Theater::start(environment, setup()).await?;
+    let movie = theater.api.publish(1_000).await?;
+    let stage = &theater.stage;
+    let topic = format!("{}reservations", stage.prefix);
+    let producer = records::transactional(&stage.bootstrap, &stage.prefix).await?;
+    let mut good = Vec::new();
+    let mut bad = Vec::new();
+    for commits in [true, false, false, true] {
+        good.extend(reserve(&theater, movie, 2).await?);
+        let letters = if commits { ALL } else { &[] };
+        let broken = Bad::new(movie, b"no event".to_vec(), letters, "not a JSON object");
+        records::in_a_transaction(&producer, &topic, &broken.entry, commits).await?;
+        bad.extend(commits.then_some(broken));
+        good.extend(reserve(&theater, movie, 2).await?);
+    }
+    eventually("the good ones are served", SOON, async || served(&theater, &good).await).await?;
+    eventually("the letters are there", SOON, async || letters(&theater, "reservations", &bad).await).await?;
+    checks::invariants(stage, &theater.api).await?;
+    theater.stop().await
+}
+
+/// A topic of dead letters that somebody made too narrow: those that fit are whole.
+pub(crate) async fn over_the_limit_of_its_topic(environment: &Environment) -> anyhow::Result<()> {
+    let stage = Stage::new(environment.bootstrap(), &environment.admin_url(), &setup()).await?;
+    let topic = format!("{}reservations", stage.prefix);
+    let narrow = format!("{topic}.dlq");
+    create_topic(&stage.bootstrap, &narrow, &[("max.message.bytes", "2000")]).await?;
+    let theater = Theater::start_on(stage, 1).await?;
+    let stage = &theater.stage;
+    let movie = theater.api.publish(100).await?;
+    let producer = records::producer(&stage.bootstrap)?;
+    for length in [100, 100_000, 200] {
+        let record = records::bare(&movie.to_string(), &vec![b'x'; length]);
+        records::produce(&producer, &topic, &record).await?;
+    }
+    theater.api.reserve(movie, 1).await?;
+    checks::at_rest(stage, SOON).await?;
+    checks::invariants(stage, &theater.api).await?;
+    let letters = log::read(&stage.bootstrap, &narrow).await?;
+    // At least once: what was sent beside the one that was refused may be sent again.
+    let mut places: Vec<_> = letters.iter().map(place).collect();
+    places.sort();
+    places.dedup();
+    ensure!(places.len() == 9, "letters of {places:?}");
+    for letter in letters {
+        let length = letter.value.as_ref().map(Vec::len);
+        let cut = letter.header("dlq_value_cut_bytes");
+        let whole = matches!(length, Some(100 | 200)) && cut.is_none();
+        ensure!(whole || length.is_none() && cut.as_deref() == Some("100000"), "{length:?}, cut {cut:?}");
     }
     theater.stop().await
 }

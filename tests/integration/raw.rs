@@ -12,19 +12,19 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const PRODUCE: i16 = 0;
 const VERSION: i16 = 3;
 
-/// Produces a record with one header to partition 0, of which the first broker is the leader; answers its
+/// Produces a record with these headers to partition 0, of which the first broker is the leader; answers its
 /// offset.
 pub(crate) async fn produce(
     bootstrap: &str,
     topic: &str,
     key: &[u8],
     value: &[u8],
-    header: (&[u8], &[u8]),
+    headers: &[(&[u8], &[u8])],
 ) -> anyhow::Result<i64> {
     let broker = bootstrap.split(',').next().context("no broker")?;
     let answer = tokio::time::timeout(TIMEOUT, async {
         let mut stream = TcpStream::connect(broker).await?;
-        stream.write_all(&sized(&request(topic, &batch(&record(key, value, header))))).await?;
+        stream.write_all(&sized(&request(topic, &batch(&record(key, value, headers))))).await?;
         let size = usize::try_from(stream.read_i32().await?)?;
         let mut answer = vec![0; size];
         stream.read_exact(&mut answer).await?;
@@ -84,14 +84,16 @@ fn batch(record: &[u8]) -> Vec<u8> {
     batch
 }
 
-fn record(key: &[u8], value: &[u8], (name, content): (&[u8], &[u8])) -> Vec<u8> {
+fn record(key: &[u8], value: &[u8], headers: &[(&[u8], &[u8])]) -> Vec<u8> {
     // Attributes, and how moment and offset differ from the batch's.
     let mut record = vec![0, 0, 0];
     record.extend(counted(key));
     record.extend(counted(value));
-    record.extend(varint(1));
-    record.extend(counted(name));
-    record.extend(counted(content));
+    record.extend(varint(headers.len()));
+    for (name, content) in headers {
+        record.extend(counted(name));
+        record.extend(counted(content));
+    }
     counted(&record)
 }
 

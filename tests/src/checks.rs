@@ -64,7 +64,8 @@ pub async fn at_rest(stage: &Stage, limit: Duration) -> anyhow::Result<()> {
             caught_up(stage, service, &reservations).await?;
         }
         caught_up(stage, "reservation", &movies).await?;
-        for service in ["reservation", "movie"] {
+        // And nothing came of what they read: no event, no dead letter.
+        for service in ["reservation", "movie", "notification", "reservation-list"] {
             let waiting = count(stage.database_url(service), "select count(*) from outbox").await?;
             ensure!(waiting == 0, "{service}'s outbox holds {waiting}");
         }
