@@ -43,10 +43,10 @@ fn main() -> ExitCode {
         poison::in_the_movies,
         poison::within_a_batch,
         poison::a_header_whose_name_is_not_text,
-        recreated::a_log_made_anew_is_held,
-        repeats::every_record_again_changes_nothing,
         poison::behind_the_markers_of_transactions,
         poison::over_the_limit_of_its_topic,
+        recreated::a_log_made_anew_is_held,
+        repeats::every_record_again_changes_nothing,
     ];
     runner::run(tests, 2)
 }
