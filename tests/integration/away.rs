@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use futures_util::future::try_join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use theater_infra::supervise::{Child, Signal};
@@ -136,15 +137,16 @@ async fn everything_is_refused(
         }
         anyhow::Ok(())
     });
-    futures_util::future::try_join_all(answers).await?;
-    for service in ["reservation", "movie", "notification", "reservation-list"] {
+    let health = ["reservation", "movie", "notification", "reservation-list"].map(async |service| {
         let api = Api::new(format!("http://127.0.0.1:{}", theater.port(service)))?;
         for (path, status) in [("/livez", StatusCode::OK), ("/readyz", StatusCode::SERVICE_UNAVAILABLE)] {
             let answer = Api::send(api.request(Method::GET, path).timeout(ANSWER)).await;
             let answer = answer.with_context(|| format!("{service}{path}"))?;
             ensure!(answer.status == status, "{service}{path}: {answer:?}");
         }
-    }
+        anyhow::Ok(())
+    });
+    tokio::try_join!(try_join_all(answers), try_join_all(health))?;
     Ok(())
 }
 
