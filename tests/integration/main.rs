@@ -13,6 +13,7 @@ mod endings;
 mod http_surface;
 mod ledgers;
 mod look;
+mod narrow;
 mod observability;
 mod poison;
 mod prometheus;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         http_surface::rows_are_filtered,
         ledgers::are_unbroken_under_load,
         ledgers::what_commits_late_is_sent,
+        narrow::events_that_fit_are_sent,
         observability::metrics_tell_what_happened,
         observability::one_trace_covers_a_saga,
         poison::in_the_reservations,

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rdkafka::client::ClientContext;
@@ -31,6 +31,9 @@ use super::record::Record;
 
 /// How long a rebalance waits for the positions.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the same error is not logged again: while a broker is away there are several a second.
+const SAME_ERROR: Duration = Duration::from_secs(30);
 
 /// Statistics, one a second, in which a partition may stand still with something to fetch: longer means a
 /// client that has stalled. The process ends, and its successor begins anew.
@@ -95,6 +98,8 @@ pub struct Assignments {
     metrics: EventMetrics,
     /// Why the consumer can't go on, if so.
     failure: Mutex<Option<String>>,
+    /// What the client last complained of, and when that was logged.
+    last_error: Mutex<Option<(KafkaError, Instant)>>,
 }
 
 impl Assignments {
@@ -116,6 +121,7 @@ impl Assignments {
             assigned,
             metrics,
             failure: Mutex::default(),
+            last_error: Mutex::default(),
         })
     }
 
@@ -232,7 +238,14 @@ impl ClientContext for Assignments {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        warn!(kafka.topic = self.topic, %error, reason, "Kafka");
+        let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        let again = last.as_ref().is_some_and(|(before, at)| *before == error && at.elapsed() < SAME_ERROR);
+        if again {
+            debug!(kafka.topic = self.topic, %error, reason, "Kafka, again");
+        } else {
+            warn!(kafka.topic = self.topic, %error, reason, "Kafka");
+            *last = Some((error, Instant::now()));
+        }
     }
 }
 

@@ -221,7 +221,8 @@ impl<H: EventHandler> Receiver<H> {
                 }
             }
             KafkaError::MessageConsumptionFatal(code) => bail!("the consumer failed for good: {code}"),
-            error => warn!(kafka.topic = self.shared.topic, %error, "receiving"),
+            // The client's own complaint was logged where it came in.
+            error => debug!(kafka.topic = self.shared.topic, %error, "receiving"),
         }
         Ok(())
     }

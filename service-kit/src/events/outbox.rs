@@ -10,12 +10,18 @@ use shared_events::{Event, EventId, Header, Origin, Topics, encode, envelope};
 use sqlx::PgConnection;
 use tokio::sync::Notify;
 
+use super::fault::Fault;
+
 /// Shards for events: each has one relay at a time, so this bounds how many send at once. A movie's
 /// events all fall into one.
 pub const EVENT_SHARDS: i16 = 2;
 
 /// The shard of dead letters, so that one that can't be sent holds up no event.
 pub const DEAD_LETTER_SHARD: i16 = EVENT_SHARDS;
+
+/// What an event may have at most, headers included: well below the 1 MB that a topic takes unless it is
+/// told otherwise, and far above what any call can cause.
+const EVENT_LIMIT_BYTES: usize = 512 * 1024;
 
 /// A row that waits for its relay.
 #[derive(Clone, Debug)]
@@ -46,14 +52,23 @@ impl Outbox {
     /// Writes events, in order, each with an identity of its own that every repetition will carry.
     ///
     /// # Errors
-    /// The database's.
+    /// The database's. Poison if an event is so large that no topic would take it: only a forged one causes
+    /// that, and it must not stand in the way of all that come after.
     pub async fn insert(
         &self,
         connection: &mut PgConnection,
         events: &[(Event, Origin)],
-    ) -> Result<(), sqlx::Error> {
+    ) -> Result<(), Fault> {
         let rows: Vec<_> = events.iter().map(|(event, origin)| self.row(event, origin)).collect();
-        insert(connection, &rows).await
+        for row in &rows {
+            let bytes = row.payload.as_ref().map_or(0, Vec::len) + row.headers.len();
+            if bytes > EVENT_LIMIT_BYTES {
+                return Err(Fault::Poison(format!(
+                    "it would cause an event of {bytes} bytes, over the limit of {EVENT_LIMIT_BYTES}"
+                )));
+            }
+        }
+        Ok(insert(connection, &rows).await?)
     }
 
     fn row(&self, event: &Event, origin: &Origin) -> NewRow {

@@ -78,7 +78,7 @@ impl Record {
 }
 
 /// The headers that can be read, and why others can't, if so.
-fn headers(message: &BorrowedMessage<'_>) -> (Vec<Header>, Option<String>) {
+pub fn headers(message: &BorrowedMessage<'_>) -> (Vec<Header>, Option<String>) {
     let Some(headers) = message.headers() else { return (Vec::new(), None) };
     let read = |index| {
         // The client panics on a header whose name is not UTF-8; such a record is poison, not a reason to

@@ -65,7 +65,9 @@ enum RelayError {
     Headers(#[from] serde_json::Error),
     #[error("Kafka: {0}")]
     Kafka(#[from] KafkaError),
-    #[error("{topic}: a record of {bytes} bytes is over the topic's limit")]
+    #[error(
+        "{topic}: a record of {bytes} bytes, or what was sent together with it, is over the topic's limit"
+    )]
     TooLarge { topic: String, bytes: usize },
     #[error("the producer is no longer usable: {0}")]
     Fatal(String),
@@ -106,18 +108,6 @@ impl Relays {
         Ok(())
     }
 
-    fn producer_settings(&self, shard: i16) -> ClientConfig {
-        let mut settings = self.kafka.producer_settings();
-        if shard == DEAD_LETTER_SHARD {
-            // The broker holds its limit against what it is sent together, and doesn't say which was too large.
-            settings.set("batch.num.messages", "1");
-        } else {
-            // An event that is refused must not be overtaken by a later one. Dead letters have no order.
-            settings.set("enable.gapless.guarantee", "true");
-        }
-        settings
-    }
-
     fn relay(&self, shard: i16) -> Relay {
         Relay {
             shard,
@@ -127,7 +117,10 @@ impl Relays {
                 // Whoever looks at the locks sees which process sends.
                 .application_name(&format!("{} {} relay {shard}", self.service, std::process::id()))
                 .options([("idle_session_timeout", "5s")]),
-            producer_settings: self.producer_settings(shard),
+            producer_settings: self.kafka.producer_settings(),
+            // The broker holds its limit against what it is sent together, and doesn't say which was too large:
+            // a dead letter must not lose its value for another's.
+            alone: shard == DEAD_LETTER_SHARD,
             producer: None,
             woken: self.outbox.woken(),
             metrics: self.metrics.clone(),
@@ -139,6 +132,8 @@ struct Relay {
     shard: i16,
     database: PgConnectOptions,
     producer_settings: ClientConfig,
+    /// Whether each record is sent by itself, because some together were over a topic's limit.
+    alone: bool,
     producer: Option<FutureProducer>,
     woken: Arc<Notify>,
     metrics: EventMetrics,
@@ -155,6 +150,7 @@ impl Relay {
                 Ok(()) => return Ok(()),
                 Err(RelayError::Fatal(reason)) => anyhow::bail!("outbox shard {}: {reason}", self.shard),
                 Err(error) => {
+                    self.alone |= matches!(error, RelayError::TooLarge { .. });
                     self.metrics.outbox_send_failures.inc();
                     warn!(outbox.shard = self.shard, %error, wait = ?backoff, "the relay starts again");
                 }
@@ -301,6 +297,11 @@ impl Relay {
         if !too_large {
             return RelayError::Kafka(error);
         }
+        let bytes = row.payload.as_ref().map_or(0, Vec::len);
+        let too_large = RelayError::TooLarge { topic: row.topic.clone(), bytes };
+        if !self.alone {
+            return too_large;
+        }
         if self.shard == DEAD_LETTER_SHARD {
             if let Err(error) = cut(connection, self.shard, row).await {
                 return error;
@@ -312,18 +313,25 @@ impl Relay {
         } else {
             error!(
                 outbox.seq = row.seq,
-                row.topic, "a record is over its topic's limit: raise max.message.bytes"
+                row.topic, "an event is over its topic's limit: raise max.message.bytes"
             );
         }
-        let bytes = row.payload.as_ref().map_or(0, Vec::len);
-        RelayError::TooLarge { topic: row.topic.clone(), bytes }
+        too_large
     }
 
     fn producer(&mut self) -> Result<FutureProducer, RelayError> {
         if let Some(producer) = &self.producer {
             return Ok(producer.clone());
         }
-        let producer: FutureProducer = self.producer_settings.create()?;
+        let mut settings = self.producer_settings.clone();
+        if self.alone {
+            settings.set("batch.num.messages", "1");
+        }
+        if self.shard != DEAD_LETTER_SHARD {
+            // An event that is refused must not be overtaken by a later one. Dead letters have no order.
+            settings.set("enable.gapless.guarantee", "true");
+        }
+        let producer: FutureProducer = settings.create()?;
         self.producer = Some(producer.clone());
         Ok(producer)
     }
