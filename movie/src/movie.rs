@@ -152,7 +152,7 @@ pub struct Writes {
 
 /// Decides all inputs, in order.
 pub fn fold(state: State, inputs: &[Input], now: Timestamp) -> Writes {
-    let mut fold = Fold { state, ..Fold::empty(now) };
+    let mut fold = Fold::new(state, now);
     for input in inputs {
         let answer = fold.decide(&input.command, &input.origin);
         fold.answers.push(answer);
@@ -173,9 +173,9 @@ struct Fold {
 }
 
 impl Fold {
-    fn empty(now: Timestamp) -> Self {
+    fn new(state: State, now: Timestamp) -> Self {
         Self {
-            state: State::default(),
+            state,
             now,
             new_movies: BTreeSet::new(),
             changed_movies: BTreeSet::new(),

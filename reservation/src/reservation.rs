@@ -1,7 +1,7 @@
 //! What a reservation decides. Pure and total: status only moves forward, and every repeated or late
 //! input has an arm that changes nothing and tells nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use shared_events::{
     CancelReason, Count, Event, MovieId, Origin, RejectReason, ReservationCancelled, ReservationConfirmed,
@@ -228,12 +228,11 @@ impl Fold {
     }
 
     fn finish(mut self) -> Writes {
-        let ids: BTreeSet<_> = self.touched.keys().copied().collect();
-        for id in ids {
+        for (id, touch) in std::mem::take(&mut self.touched) {
             let Some(reservation) = self.state.remove(&id) else { continue };
-            match self.touched.get(&id) {
-                Some(Touch::New) => self.writes.new.push(reservation),
-                Some(Touch::Changed) | None => self.writes.changed.push(reservation),
+            match touch {
+                Touch::New => self.writes.new.push(reservation),
+                Touch::Changed => self.writes.changed.push(reservation),
             }
         }
         self.writes
