@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use theater_infra::port;
 use theater_infra::supervise::{Child, Program, Scratch, Signal};
 
-use crate::theater::{Stage, gateway_args};
+use crate::theater::Stage;
 use crate::{Api, eventually};
 
 const START: Duration = Duration::from_secs(60);
@@ -72,7 +72,7 @@ impl Fleet {
         let ports = SERVICES.map(|service| {
             (service, self.of(service).into_iter().map(|index| self.members[index].port).collect())
         });
-        gateway_args(&address, &ports)
+        self.stage.gateway_args(&address, &ports)
     }
 
     /// Starts a member that is not running.

@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use clap::Parser;
+use theater_infra::port;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -14,11 +15,13 @@ pub struct Setup {
     pub replicas: usize,
     pub deadline_secs: u32,
     pub partitions: u32,
+    /// What else a service's command line says: `("movie", "--flag=value")`.
+    pub settings: Vec<(&'static str, String)>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { replicas: 1, deadline_secs: 30, partitions: 4 }
+        Self { replicas: 1, deadline_secs: 30, partitions: 4, settings: Vec::new() }
     }
 }
 
@@ -29,6 +32,7 @@ pub struct Stage {
     pub prefix: String,
     pub partitions: u32,
     pub deadline_secs: u32,
+    pub settings: Vec<(&'static str, String)>,
     pub reservation_url: String,
     pub movie_url: String,
     pub notification_url: String,
@@ -46,6 +50,7 @@ impl Stage {
             prefix: Environment::prefix(),
             partitions: setup.partitions,
             deadline_secs: setup.deadline_secs,
+            settings: setup.settings.clone(),
             reservation_url: new_database(admin_url, "reservation").await?,
             movie_url: new_database(admin_url, "movie").await?,
             notification_url: new_database(admin_url, "notification").await?,
@@ -74,18 +79,24 @@ impl Stage {
         if service == "reservation" {
             args.push(format!("--reservation-deadline-secs={}", self.deadline_secs));
         }
+        args.extend(self.settings(service));
         args
     }
-}
 
-/// The command line of a gateway before the services at these ports.
-pub fn gateway_args(address: &str, ports: &[(&'static str, Vec<u16>)]) -> Vec<String> {
-    let mut args = vec![format!("--bind-address={address}")];
-    for (service, ports) in ports {
-        let urls: Vec<_> = ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
-        args.push(format!("--{service}-url={}", urls.join(",")));
+    /// The command line of a gateway before the services at these ports.
+    pub fn gateway_args(&self, address: &str, ports: &[(&'static str, Vec<u16>)]) -> Vec<String> {
+        let mut args = vec![format!("--bind-address={address}")];
+        for (service, ports) in ports {
+            let urls: Vec<_> = ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
+            args.push(format!("--{service}-url={}", urls.join(",")));
+        }
+        args.extend(self.settings("gateway"));
+        args
     }
-    args
+
+    fn settings<'a>(&'a self, service: &'a str) -> impl Iterator<Item = String> + 'a {
+        self.settings.iter().filter(move |(of, _)| *of == service).map(|(_, setting)| setting.clone())
+    }
 }
 
 struct Part {
@@ -100,8 +111,6 @@ pub struct Theater {
     pub ports: Vec<(&'static str, Vec<u16>)>,
     parts: Vec<Part>,
 }
-
-const ANY: &str = "127.0.0.1:0";
 
 macro_rules! start {
     ($theater:expr, $service:ident, $name:literal, $args:expr) => {{
@@ -133,7 +142,7 @@ impl Theater {
             }
             theater.ports.push((service, ports));
         }
-        let args = gateway_args(ANY, &theater.ports);
+        let args = theater.stage.gateway_args(&new_address()?, &theater.ports);
         let port = start!(theater, gateway, "gateway", args);
         theater.api = Api::new(format!("http://127.0.0.1:{port}"))?;
         Ok(theater)
@@ -144,7 +153,7 @@ impl Theater {
     /// # Errors
     /// Whatever keeps it from starting.
     pub async fn start_service(&mut self, service: &str) -> anyhow::Result<u16> {
-        self.start_at(service, ANY).await
+        self.start_at(service, &new_address()?).await
     }
 
     /// Starts a service that was stopped, at the ports where the gateway looks for it.
@@ -200,6 +209,10 @@ impl Theater {
     pub async fn stop(self) -> anyhow::Result<()> {
         stop(self.parts).await
     }
+}
+
+fn new_address() -> anyhow::Result<String> {
+    Ok(format!("127.0.0.1:{}", port::free()?))
 }
 
 async fn stop(parts: Vec<Part>) -> anyhow::Result<()> {
