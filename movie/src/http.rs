@@ -139,13 +139,12 @@ async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse,
 
 async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let parameters = page::query(&request, &["cursor", "limit"])?;
-    let parameter = |name: &str| parameters.get(name).map(String::as_str);
-    let query = PageQuery::parse(COLLECTION, parameter("cursor"), parameter("limit"))?;
+    let query = PageQuery::parse(&parameters, COLLECTION, &[])?;
     let mut reading = Reading::begin(&api.pool).await.map_err(Fault::from)?;
-    let movies = store::list(&mut reading, query.cursor, query.limit + 1).await.map_err(Fault::from)?;
+    let movies = store::list(&mut reading, query.after, query.limit + 1).await.map_err(Fault::from)?;
     reading.end();
     let rows = movies.iter().map(|(seq, movie)| (*seq, MovieView::from(movie))).collect();
-    Ok(page::page(&request, COLLECTION, rows, &query))
+    Ok(page::page(&request, rows, &query))
 }
 
 impl Api {

@@ -64,20 +64,20 @@ impl<'a> From<&'a Recorded> for NotificationView<'a> {
 
 async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let parameters = page::query(&request, &["userId", "reserveId", "cursor", "limit"])?;
-    let parameter = |name: &str| parameters.get(name).map(String::as_str);
-    let query = PageQuery::parse(COLLECTION, parameter("cursor"), parameter("limit"))?;
     let mut bounds = Bounds::new();
-    let reservation_id = parameter("reserveId").map(|id| bounds.id("/reserveId", id)).transpose()?;
+    let reservation_id = parameters.get("reserveId").map(|id| bounds.id("/reserveId", id)).transpose()?;
     let user_id = page::text(&parameters, "userId", USER_ID_MAX)?;
+    let of = reservation_id.map(|id| id.to_string());
+    let query = PageQuery::parse(&parameters, COLLECTION, &[user_id, of.as_deref()])?;
     let filter =
         Filter { user_id: user_id.map(str::to_owned), reservation_id: reservation_id.map(ReservationId) };
 
     let mut reading = Reading::begin(&api.pool).await.map_err(Fault::from)?;
     let recorded =
-        store::list(&mut reading, &filter, query.cursor, query.limit + 1).await.map_err(Fault::from)?;
+        store::list(&mut reading, &filter, query.after, query.limit + 1).await.map_err(Fault::from)?;
     reading.end();
     let rows = recorded.iter().map(|(seq, recorded)| (*seq, NotificationView::from(recorded))).collect();
-    Ok(page::page(&request, COLLECTION, rows, &query))
+    Ok(page::page(&request, rows, &query))
 }
 
 #[cfg(test)]

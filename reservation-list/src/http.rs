@@ -56,22 +56,20 @@ impl<'a> From<&'a Reservation> for RowView<'a> {
 
 async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let parameters = page::query(&request, &["userId", "status", "cursor", "limit"])?;
-    let parameter = |name: &str| parameters.get(name).map(String::as_str);
-    let query = PageQuery::parse(COLLECTION, parameter("cursor"), parameter("limit"))?;
-    let shown = match parameter("status") {
+    let shown = match parameters.get("status").map(String::as_str) {
         None | Some("confirmed") => Shown::Confirmed,
         Some("all") => Shown::All,
         Some(_) => return Err(Problem::bad_field("/status", "must be confirmed or all")),
     };
     let user_id = page::text(&parameters, "userId", USER_ID_MAX)?;
+    let query = PageQuery::parse(&parameters, COLLECTION, &[user_id, Some(shown.as_str())])?;
 
     let mut reading = Reading::begin(&api.pool).await.map_err(Fault::from)?;
-    let reservations = store::list(&mut reading, user_id, shown, query.cursor, query.limit + 1)
-        .await
-        .map_err(Fault::from)?;
+    let reservations =
+        store::list(&mut reading, user_id, shown, query.after, query.limit + 1).await.map_err(Fault::from)?;
     reading.end();
     let rows = reservations.iter().map(|(seq, row)| (*seq, RowView::from(row))).collect();
-    Ok(page::page(&request, COLLECTION, rows, &query))
+    Ok(page::page(&request, rows, &query))
 }
 
 #[cfg(test)]

@@ -84,6 +84,16 @@ pub enum Shown {
     All,
 }
 
+impl Shown {
+    /// As the query says it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Confirmed => "confirmed",
+            Self::All => "all",
+        }
+    }
+}
+
 /// The newest reservations below `before`, of one user or of all, with their place in the order.
 ///
 /// # Errors

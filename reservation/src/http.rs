@@ -182,16 +182,15 @@ async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse,
 
 async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let parameters = page::query(&request, &["userId", "cursor", "limit"])?;
-    let parameter = |name: &str| parameters.get(name).map(String::as_str);
-    let query = PageQuery::parse(COLLECTION, parameter("cursor"), parameter("limit"))?;
     let user_id = page::text(&parameters, "userId", NAME_MAX)?;
+    let query = PageQuery::parse(&parameters, COLLECTION, &[user_id])?;
     let mut reading = Reading::begin(&api.road.pool).await.map_err(Fault::from)?;
     let reservations =
-        store::list(&mut reading, user_id, query.cursor, query.limit + 1).await.map_err(Fault::from)?;
+        store::list(&mut reading, user_id, query.after, query.limit + 1).await.map_err(Fault::from)?;
     reading.end();
     let rows =
         reservations.iter().map(|(seq, reservation)| (*seq, ReservationView::from(reservation))).collect();
-    Ok(page::page(&request, COLLECTION, rows, &query))
+    Ok(page::page(&request, rows, &query))
 }
 
 fn origin() -> Origin {

@@ -3,8 +3,10 @@
 use std::{collections::HashMap, fmt::Write as _};
 
 use actix_web::{HttpRequest, HttpResponse, http::header};
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde::Serialize;
+use serde::{
+    Deserialize, Serialize,
+    de::{DeserializeOwned, value},
+};
 use uuid::Uuid;
 
 use crate::{
@@ -12,69 +14,44 @@ use crate::{
     problem::Problem,
 };
 
+mod cursor;
+
+use cursor::Scope;
+
 /// How many items a page has unless `limit` says otherwise.
 pub const LIMIT_DEFAULT: i64 = 50;
 
 /// The largest `limit`.
 pub const LIMIT_MAX: i64 = 200;
 
-/// Where a page ended: the `seq` of its last row. Opaque to clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor(pub i64);
-
-impl Cursor {
-    /// URL-safe text that only `collection` takes back.
-    #[must_use]
-    pub fn encode(self, collection: &str) -> String {
-        URL_SAFE_NO_PAD.encode(format!("{collection}:{}", self.0))
-    }
-
-    /// # Errors
-    ///
-    /// 400 for what `collection` has not given out.
-    pub fn decode(collection: &str, s: &str) -> Result<Self, Problem> {
-        let decode = || {
-            let text = String::from_utf8(URL_SAFE_NO_PAD.decode(s).ok()?).ok()?;
-            let seq = text.strip_prefix(collection)?.strip_prefix(':')?.parse().ok()?;
-            // One text per place: no leading zeros or signs.
-            let cursor = Self(seq);
-            (cursor.encode(collection) == s).then_some(cursor)
-        };
-        decode()
-            .ok_or_else(|| Problem::bad_field("/cursor", "must be a cursor that this collection gave out"))
-    }
-}
-
-/// Which page is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PageQuery {
-    /// Rows with a `seq` below this one; `None` for the first page.
-    pub cursor: Option<i64>,
+/// Which page is asked for. `P` is a row's place in the order, which no two rows share: its `seq`, if nothing
+/// else is sorted by. What has the same place tomorrow is met once by whoever walks the pages, whatever
+/// comes in meanwhile, and in whatever order it is committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageQuery<P = i64> {
+    /// Rows that follow this place; `None` for the first page.
+    pub after: Option<P>,
     /// 1 to [`LIMIT_MAX`]. Fetch one row more: it tells [`page`] whether there is another page.
     pub limit: i64,
+    scope: Scope,
 }
 
-impl PageQuery {
+impl<P: Serialize + DeserializeOwned> PageQuery<P> {
+    /// From `cursor` and `limit`. `filters` are the values of everything else that chooses or sorts the
+    /// rows: a cursor goes on with the same ones only.
+    ///
     /// # Errors
     ///
-    /// 400 for a bad cursor or a limit that is no number, 422 for one that is out of bounds.
-    pub fn parse(collection: &str, cursor: Option<&str>, limit: Option<&str>) -> Result<Self, Problem> {
-        let cursor = cursor.map(|text| Cursor::decode(collection, text)).transpose()?.map(|cursor| cursor.0);
-        let limit = match limit {
-            None => LIMIT_DEFAULT,
-            Some(text) => {
-                let number = serde::Deserialize::deserialize(serde::de::value::StrDeserializer::<
-                    serde::de::value::Error,
-                >::new(text));
-                let number: Number =
-                    number.map_err(|error| Problem::bad_field("/limit", error.to_string()))?;
-                let mut bounds = Bounds::new();
-                let limit = bounds.number("/limit", number, 1, LIMIT_MAX);
-                bounds.check()?;
-                limit
-            }
-        };
-        Ok(Self { cursor, limit })
+    /// 400 for a bad or foreign cursor or a limit that is no number, 422 for one that is out of bounds.
+    pub fn parse(
+        parameters: &HashMap<String, String>,
+        collection: &str,
+        filters: &[Option<&str>],
+    ) -> Result<Self, Problem> {
+        let scope = Scope::new(collection, filters);
+        let after = parameters.get("cursor").map(|cursor| scope.decode(cursor)).transpose()?;
+        let limit = number(parameters, "limit", 1, LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
+        Ok(Self { after, limit, scope })
     }
 }
 
@@ -86,23 +63,22 @@ struct Page<T> {
 
 /// `{"items", "next"}` and, if there is more, `Link: <…>; rel="next"`, which keeps the other query parameters.
 ///
-/// `items` are up to `limit + 1` rows with their `seq`, in the collection's order; the extra one is not shown.
-pub fn page<T: Serialize>(
+/// `rows` are up to `limit + 1` of them with their places, in the collection's order; the extra one is not shown.
+pub fn page<P: Serialize, T: Serialize>(
     req: &HttpRequest,
-    collection: &str,
-    mut items: Vec<(i64, T)>,
-    query: &PageQuery,
+    mut rows: Vec<(P, T)>,
+    query: &PageQuery<P>,
 ) -> HttpResponse {
     let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
-    let more = items.len() > limit;
-    items.truncate(limit);
-    let next = items.last().filter(|_| more).map(|(seq, _)| Cursor(*seq).encode(collection));
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| more).map(|(place, _)| query.scope.encode(place));
     let mut response = HttpResponse::Ok();
     response.insert_header((header::CACHE_CONTROL, "no-store"));
     if let Some(next) = &next {
         response.insert_header((header::LINK, format!("<{}>; rel=\"next\"", next_link(req, next))));
     }
-    response.json(Page { items: items.into_iter().map(|(_, item)| item).collect(), next })
+    response.json(Page { items: rows.into_iter().map(|(_, item)| item).collect(), next })
 }
 
 fn next_link(req: &HttpRequest, cursor: &str) -> String {
@@ -203,6 +179,27 @@ pub fn text<'a>(
     Ok(Some(text))
 }
 
+/// A query parameter that is a number between `min` and `max`, both included.
+///
+/// # Errors
+///
+/// 400 for what is no number, 422 that names the parameter and the bounds.
+pub fn number(
+    parameters: &HashMap<String, String>,
+    name: &str,
+    min: i64,
+    max: i64,
+) -> Result<Option<i64>, Problem> {
+    let Some(text) = parameters.get(name) else { return Ok(None) };
+    let pointer = format!("/{name}");
+    let number = Number::deserialize(value::StrDeserializer::<value::Error>::new(text))
+        .map_err(|error| Problem::bad_field(&pointer, error.to_string()))?;
+    let mut bounds = Bounds::new();
+    let number = bounds.number(&pointer, number, min, max);
+    bounds.check()?;
+    Ok(Some(number))
+}
+
 #[cfg(test)]
 mod tests {
     use actix_web::{body::to_bytes, test::TestRequest};
@@ -210,32 +207,38 @@ mod tests {
 
     use super::*;
 
+    fn given(parameters: &[(&str, &str)]) -> HashMap<String, String> {
+        parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
     async fn shown(uri: &str, rows: i64, limit: i64) -> (Option<String>, Value) {
         let request = TestRequest::with_uri(uri).to_http_request();
-        let items = (0..rows).map(|n| (1000 - n, n)).collect();
-        let response = page(&request, "movie", items, &PageQuery { cursor: None, limit });
+        let rows = (0..rows).map(|n| (1000 - n, n)).collect();
+        let query = PageQuery { after: None, limit, scope: Scope::new("movie", &[]) };
+        let response = page(&request, rows, &query);
         let link = response.headers().get("link").map(|link| link.to_str().unwrap().to_owned());
         let body = to_bytes(response.into_body()).await.unwrap();
         (link, serde_json::from_slice(&body).unwrap())
     }
 
     #[test]
-    fn cursors_belong_to_one_collection() {
-        for seq in [0, 1, i64::MAX] {
-            let text = Cursor(seq).encode("movie");
-            assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)));
-            assert_eq!(Cursor::decode("movie", &text).unwrap(), Cursor(seq));
-            assert_eq!(Cursor::decode("mov", &text).unwrap_err().status(), 400);
-        }
-        for text in ["", "x", "%00", "bW92aWU6", &URL_SAFE_NO_PAD.encode("movie:+1"), &"A".repeat(60_000)] {
-            let problem = Cursor::decode("movie", text).unwrap_err();
+    fn a_cursor_goes_on_with_the_same_filters_only() {
+        let cursor = Scope::new("movie", &[Some("a")]).encode(&7);
+        let parse = |filter| PageQuery::parse(&given(&[("cursor", &cursor)]), "movie", &[filter]);
+        assert_eq!(parse(Some("a")).unwrap().after, Some(7));
+        for filter in [None, Some("b")] {
+            let problem = parse(filter).unwrap_err();
             assert_eq!((problem.status().as_u16(), problem.errors()[0].pointer.as_str()), (400, "/cursor"));
         }
     }
 
     #[test]
     fn limits_are_bound() {
-        let parse = |limit| PageQuery::parse("movie", None, limit).map(|query| query.limit);
+        let parse = |limit: Option<&str>| {
+            let parameters = limit.map(|limit| ("limit", limit));
+            let query = PageQuery::<i64>::parse(&given(parameters.as_slice()), "movie", &[]);
+            query.map(|query| query.limit)
+        };
         assert_eq!(parse(None).unwrap(), 50);
         assert_eq!(parse(Some("1")).unwrap(), 1);
         assert_eq!(parse(Some("200")).unwrap(), 200);
@@ -250,7 +253,7 @@ mod tests {
     #[actix_web::test]
     async fn a_full_page_links_to_the_next() {
         let (link, body) = shown("/movies?q=a%20b&cursor=old&limit=2", 3, 2).await;
-        let next = Cursor(999).encode("movie");
+        let next = Scope::new("movie", &[]).encode(&999);
         assert_eq!(body, json!({"items": [0, 1], "next": next}));
         assert_eq!(link.unwrap(), format!("</movies?q=a%20b&limit=2&cursor={next}>; rel=\"next\""));
     }
@@ -295,11 +298,10 @@ mod tests {
 
     #[test]
     fn text_parameters_are_bound() {
-        let given = |value: &str| HashMap::from([("userId".to_owned(), value.to_owned())]);
         assert_eq!(text(&HashMap::new(), "userId", 3).unwrap(), None);
-        assert_eq!(text(&given("üüü"), "userId", 3).unwrap(), Some("üüü"));
+        assert_eq!(text(&given(&[("userId", "üüü")]), "userId", 3).unwrap(), Some("üüü"));
         for value in ["", "üüüü"] {
-            let problem = text(&given(value), "userId", 3).unwrap_err();
+            let problem = text(&given(&[("userId", value)]), "userId", 3).unwrap_err();
             assert_eq!(
                 (problem.status().as_u16(), problem.detail()),
                 (422, "/userId must have between 1 and 3 characters"),

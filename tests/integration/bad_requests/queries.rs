@@ -1,12 +1,16 @@
 //! Paths, queries and methods that are none.
 
-use anyhow::Context;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
 use reqwest::Method;
 use serde_json::json;
-use theater_tests::Api;
+use theater_tests::{Api, eventually};
 use uuid::Uuid;
 
 use crate::calls::Call;
+
+const SOON: Duration = Duration::from_secs(20);
 
 const COLLECTIONS: [&str; 4] = ["/movies", "/reservations", "/notifications", "/reservationLists"];
 
@@ -88,6 +92,50 @@ pub(super) async fn pages(api: &Api) -> anyhow::Result<Vec<Call>> {
             calls.push(call.names("/cursor", "must be a cursor that this collection gave out"));
         }
     }
+    calls.extend(foreign_cursors(api).await?);
+    Ok(calls)
+}
+
+/// Cursors of the same collection, filtered in another way.
+async fn foreign_cursors(api: &Api) -> anyhow::Result<Vec<Call>> {
+    let movie = api.publish(2).await?;
+    let reserved = [api.reserve(movie, 1).await?, api.reserve(movie, 1).await?];
+    eventually("there are two rows of each collection", SOON, async || {
+        for path in COLLECTIONS {
+            let page = Call::get(format!("{path}?limit=1"), 200).play(api).await?.json()?;
+            ensure!(page["next"].is_string(), "{path}: {page}");
+        }
+        Ok(())
+    })
+    .await?;
+    let of = reserved[0];
+    let ways = [
+        ("/reservations", vec!["", "userId=7", "userId=8"]),
+        ("/notifications", vec!["", "userId=7", "userId=8", &format!("reserveId={of}")]),
+        ("/reservationLists", vec!["", "userId=7", "status=all", "status=all&userId=7"]),
+    ]
+    .map(|(path, filters)| (path, filters.into_iter().map(str::to_owned).collect::<Vec<_>>()));
+    let mut calls = Vec::new();
+    for (path, filters) in ways {
+        for from in &filters {
+            let page = Call::get(format!("{path}?limit=1&{from}"), 200).play(api).await?.json()?;
+            // Nobody has more than one row there: no cursor.
+            let Some(cursor) = page["next"].as_str() else { continue };
+            for to in &filters {
+                let target = format!("{path}?{to}&cursor={cursor}");
+                calls.push(match from == to {
+                    true => Call::get(target, 200),
+                    false => Call::get(target, 400)
+                        .names("/cursor", "must be a cursor that this collection gave out"),
+                });
+            }
+        }
+    }
+    ensure!(calls.len() >= 3 + 4 + 4, "too few cursors: {}", calls.len());
+    // What is the default may also be said.
+    let page = Call::get("/reservationLists?limit=1", 200).play(api).await?.json()?;
+    let cursor = page["next"].as_str().context("no cursor")?;
+    calls.push(Call::get(format!("/reservationLists?status=confirmed&cursor={cursor}"), 200));
     Ok(calls)
 }
 
