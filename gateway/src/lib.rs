@@ -13,7 +13,7 @@
 //! * `connect`: connections to upstreams
 //! * `headers`: what is added and removed on the way
 
-use std::net::TcpListener;
+use std::{net::TcpListener, time::Duration};
 
 use service_kit::{health::Health, http, metrics::Metrics};
 use tokio_util::sync::CancellationToken;
@@ -74,7 +74,7 @@ impl Application {
         tracing::info!(port = self.port, "listening");
         let mut server = http::Server::new(self.listener, self.metrics, Health::new());
         // The proxy has its own, tighter limits, and its own answers when they are reached.
-        server.request_timeout = self.gateway.limits().request() + http::REQUEST_TIMEOUT;
+        server.request_timeout = self.gateway.limits().request() + Duration::from_secs(1);
         let gateway = self.gateway;
         server.run(shutdown, move |config| gateway.routes(config)).await
     }

@@ -11,7 +11,7 @@ use actix_web::{
     error::{ParseError, PayloadError},
     http::{
         Method, StatusCode,
-        header::{self, HeaderMap, HeaderName},
+        header::{self, HeaderMap, HeaderName, HeaderValue},
         uri::PathAndQuery,
     },
     web::{Bytes, Data, Payload},
@@ -24,18 +24,27 @@ use futures_util::{Stream, StreamExt as _, stream};
 use prometheus::IntCounterVec;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use service_kit::{body, problem::Problem, trace};
+use service_kit::{
+    body,
+    prefer::{PREFER, Wait},
+    problem::Problem,
+    trace,
+};
 
 use crate::{headers, upstream::Upstreams};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// How much longer than the wait that was asked for an answer may take: the services' 1 s, and 1 s on the way.
+const WAIT_MARGIN: Duration = Duration::from_secs(2);
 
 /// How long things may take.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// For a connection to an upstream to stand.
     pub connect: Duration,
-    /// For an answer to begin, repeats included: the services' own limit of 5 s, and 1 s on the way.
+    /// For an answer to begin, repeats included: the services' own limit of 5 s, and 1 s on the way. For one that
+    /// [waits][Wait], the wait and [`WAIT_MARGIN`] if that is longer.
     pub answer: Duration,
     /// Between two pieces of an answer that has begun.
     pub piece: Duration,
@@ -52,9 +61,13 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// From a request's head to its answer's.
+    /// From a request's head to its answer's, at most.
     pub(crate) fn request(&self) -> Duration {
-        body::BODY_TIMEOUT + self.answer
+        body::BODY_TIMEOUT + self.answer_after(Some(Wait::MAX))
+    }
+
+    fn answer_after(&self, wait: Option<Wait>) -> Duration {
+        wait.map_or(self.answer, |wait| self.answer.max(wait.duration() + WAIT_MARGIN))
     }
 }
 
@@ -75,6 +88,8 @@ struct Outgoing {
     body: Option<Bytes>,
     /// Whether it may be repeated though it may have taken effect.
     repeatable: bool,
+    /// How long the client would wait for the outcome.
+    wait: Option<Wait>,
 }
 
 /// Why an attempt brought no answer.
@@ -109,9 +124,10 @@ pub(crate) async fn forward(
         path_and_query,
         headers: headers::forwarded(&req, &trace::current()),
         repeatable: is_repeatable(req.method(), req.headers(), body.as_deref().unwrap_or_default()),
+        wait: Wait::of(req.headers()),
         body,
     };
-    let response = proxy.send(&outgoing).await?;
+    let response = proxy.send(outgoing).await?;
     Ok(relay(response, proxy.limits.piece, proxy.upstreams.service))
 }
 
@@ -132,15 +148,28 @@ fn is_repeatable(method: &Method, headers: &HeaderMap, body: &[u8]) -> bool {
     }
 }
 
+impl Outgoing {
+    /// A repeat waits for the rest of the time only. Other preferences of the client's have no effect.
+    fn waited(&mut self, passed: Duration) {
+        if let Some(wait) = self.wait
+            && let Ok(left) = HeaderValue::from_str(&wait.after(passed).to_string())
+        {
+            self.headers.insert(PREFER, left);
+        }
+    }
+}
+
 impl Proxy {
     /// The answer's head, within the limit over all attempts.
-    async fn send(&self, outgoing: &Outgoing) -> Result<ClientResponse, Problem> {
-        let deadline = tokio::time::Instant::now() + self.limits.answer;
+    async fn send(&self, mut outgoing: Outgoing) -> Result<ClientResponse, Problem> {
+        let began = tokio::time::Instant::now();
+        let limit = self.limits.answer_after(outgoing.wait);
         let mut repeats = u32::from(outgoing.repeatable);
         let mut tried = Vec::new();
         while let Some(index) = self.upstreams.pick(&tried, Instant::now()) {
-            let attempt = tokio::time::timeout_at(deadline, self.attempt(index, outgoing)).await;
+            let attempt = tokio::time::timeout_at(began + limit, self.attempt(index, &outgoing)).await;
             tried.push(index);
+            outgoing.waited(began.elapsed());
             match attempt {
                 Ok(Ok(response)) => {
                     self.upstreams.answered(index);
@@ -165,7 +194,7 @@ impl Proxy {
                 }
                 Err(_) => {
                     self.failed(index, "timeout", &"no answer in time");
-                    return Err(self.timed_out());
+                    return Err(self.timed_out(limit));
                 }
             }
             if repeats > 0 && tried.len() == self.upstreams.count() {
@@ -217,8 +246,8 @@ impl Proxy {
         Problem::bad_gateway(format!("the {} service's answer is not HTTP", self.upstreams.service))
     }
 
-    fn timed_out(&self) -> Problem {
-        let (service, limit) = (self.upstreams.service, self.limits.answer);
+    fn timed_out(&self, limit: Duration) -> Problem {
+        let service = self.upstreams.service;
         Problem::gateway_timeout(format!(
             "the {service} service did not answer within {limit:?}; the call may have taken effect"
         ))
@@ -280,9 +309,32 @@ fn pieces(
 
 #[cfg(test)]
 mod tests {
-    use actix_web::http::header::HeaderValue;
-
     use super::*;
+
+    #[test]
+    fn a_wait_lengthens_the_limit() {
+        let limits = Limits::default();
+        let wait = |text| {
+            let mut headers = HeaderMap::new();
+            headers.insert(PREFER, HeaderValue::from_static(text));
+            Wait::of(&headers)
+        };
+        for (text, secs) in [("wait=0", 6), ("wait=4", 6), ("wait=5", 7), ("wait=99", 12), ("wait", 6)] {
+            assert_eq!(limits.answer_after(wait(text)), Duration::from_secs(secs), "{text}");
+        }
+        let mut outgoing = Outgoing {
+            method: Method::POST,
+            path_and_query: PathAndQuery::from_static("/"),
+            headers: HeaderMap::new(),
+            body: None,
+            repeatable: true,
+            wait: wait("wait=5"),
+        };
+        for (passed_ms, left) in [(1, "wait=5"), (1_001, "wait=4"), (6_000, "wait=0")] {
+            outgoing.waited(Duration::from_millis(passed_ms));
+            assert_eq!(outgoing.headers.get(PREFER).unwrap(), left);
+        }
+    }
 
     #[test]
     fn only_what_is_safe_is_repeated() {

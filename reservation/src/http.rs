@@ -9,7 +9,9 @@ use service_kit::body::Json;
 use service_kit::events::Fault;
 use service_kit::events::database::Reading;
 use service_kit::fields::{Bounds, Loose, Number};
+use service_kit::http::{Stopping, TimeLimit};
 use service_kit::page::{self, PageQuery};
+use service_kit::prefer::{PREFERENCE_APPLIED, Wait};
 use service_kit::problem::Problem;
 use service_kit::trace::{self, TraceParent};
 use shared_events::{CancelReason, Count, MovieId, Origin, ReservationId};
@@ -18,8 +20,10 @@ use uuid::Uuid;
 
 use crate::admission::Admission;
 use crate::intake::Intake;
-use crate::reservation::{Answer, Command, Input, Request, Reservation};
+use crate::reservation::{Answer, Command, Input, Request, Reservation, Status};
 use crate::{Road, store};
+
+mod outcome;
 
 const COUNT_MAX: i64 = 100;
 const NAME_MAX: usize = 200;
@@ -136,18 +140,45 @@ fn is_address(email: &str) -> bool {
         && parts.is_some_and(|(name, domain)| !name.is_empty() && !domain.is_empty())
 }
 
-async fn place(api: web::Data<Api>, Json(new): Json<NewReservation>) -> Result<HttpResponse, Problem> {
+async fn place(
+    api: web::Data<Api>,
+    request: HttpRequest,
+    time: TimeLimit,
+    stopping: Stopping,
+    Json(new): Json<NewReservation>,
+) -> Result<HttpResponse, Problem> {
+    let mut reservation = accept(&api, new).await?;
+    let mut applied = Wait::of(request.headers());
+    if let Some(wait) = applied
+        && !outcome::wait(&api.road.room, &mut reservation, time.wait(wait), &stopping).await
+    {
+        applied = None;
+    }
+    Ok(placed(&reservation, applied))
+}
+
+async fn accept(api: &Api, new: NewReservation) -> Result<Reservation, Problem> {
     let (id, request) = new.parse()?;
     api.admission.check()?;
     let input = Input { id, command: Command::Place(request), origin: origin() };
     match api.intake.place(input).await? {
-        Answer::Done { reservation, .. } => Ok(HttpResponse::Accepted()
-            .insert_header((LOCATION, format!("/reservations/{id}")))
-            .insert_header((CACHE_CONTROL, "no-store"))
-            .json(ReservationView::from(&*reservation))),
+        Answer::Done { reservation, .. } => Ok(*reservation),
         Answer::Conflict => Err(Problem::conflict("the id is taken by a call with another body")),
         Answer::NotFound => Err(Problem::internal()),
     }
+}
+
+/// 201 with an outcome that was waited for, else 202.
+fn placed(reservation: &Reservation, applied: Option<Wait>) -> HttpResponse {
+    let decided = applied.is_some() && reservation.status != Status::Pending;
+    let mut response = HttpResponse::build(if decided { StatusCode::CREATED } else { StatusCode::ACCEPTED });
+    if let Some(wait) = applied {
+        response.insert_header((PREFERENCE_APPLIED, wait.to_string()));
+    }
+    response
+        .insert_header((LOCATION, format!("/reservations/{}", reservation.id)))
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .json(ReservationView::from(reservation))
 }
 
 async fn cancel(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {

@@ -4,7 +4,8 @@
 //!
 //! - [`reservation`]: what a reservation decides: pure, every state and every input.
 //! - [`store`]: the rows behind it.
-//! - [`http`]: the customer's calls; [`intake`]: placing many of them in one transaction.
+//! - [`http`]: the customer's calls, and waiting for the outcome; [`intake`]: placing many of them in one
+//!   transaction.
 //! - [`admission`]: refusing what could not be decided in time.
 //! - [`events`]: the movie's answers from the log.
 //! - [`sweeper`]: cancelling what is undecided past its deadline.
@@ -22,16 +23,17 @@ pub mod sweeper;
 
 use std::net::TcpListener;
 
-use service_kit::events::database::Transaction;
+use service_kit::events::database::{Reading, Transaction};
+use service_kit::events::waiting::Room;
 use service_kit::events::{Fault, Foundation, Needs, Outbox};
-use shared_events::{Consumer, Timestamp};
+use shared_events::{Consumer, ReservationId, Timestamp};
 use sqlx::migrate::Migrator;
 use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 use metrics::ReservationMetrics;
-use reservation::{Input, State, Writes};
+use reservation::{Input, State, Status, Writes};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -60,6 +62,7 @@ impl Application {
             pool: foundation.pool.clone(),
             outbox: foundation.outbox.clone(),
             metrics: ReservationMetrics::new(foundation.metrics.registry())?,
+            room: Room::new(foundation.metrics.registry())?,
             deadline_secs: config.reservation_deadline_secs,
         };
         Ok(Self { foundation, listener, road })
@@ -84,6 +87,7 @@ impl Application {
             .serve(listener, http::routes(api))
             .then("intake", |stop| intake::run(placings, road.clone(), stop))
             .then("admission", |stop| sampler.run(stop))
+            .then("waiting", |stop| watch(road.clone(), stop))
             .then("sweeper", |stop| sweeper::run(road, stop));
         foundation.consume(stages, handler).run(shutdown).await
     }
@@ -96,6 +100,7 @@ pub struct Road {
     pub pool: PgPool,
     pub outbox: Outbox,
     pub metrics: ReservationMetrics,
+    pub room: Room<Status>,
     pub deadline_secs: u32,
 }
 
@@ -132,5 +137,22 @@ impl Road {
     fn committed(&self, writes: &Writes) {
         self.outbox.wake();
         self.metrics.count(&writes.decided);
+        for reservation in &writes.changed {
+            self.room.tell(reservation.id, reservation.status);
+        }
     }
+}
+
+/// Looks for what other replicas decide while somebody waits for it.
+async fn watch(road: Road, stop: CancellationToken) -> anyhow::Result<()> {
+    let look = |ids: Vec<ReservationId>| {
+        let pool = road.pool.clone();
+        async move {
+            let mut reading = Reading::begin(&pool).await?;
+            let seen = store::statuses(&mut reading, &ids).await?;
+            reading.end();
+            Ok(seen)
+        }
+    };
+    road.room.clone().run(look, stop).await
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use service_kit::events::waiting::Progress;
 use shared_events::{
     CancelReason, Count, Event, MovieId, Origin, RejectReason, ReservationCancelled, ReservationConfirmed,
     ReservationId, ReservationPlaced, Timestamp,
@@ -15,7 +16,20 @@ pub enum Status {
     Cancelled(CancelReason),
 }
 
+impl Progress for Status {
+    fn rank(self) -> u8 {
+        match self {
+            Self::Pending => 0,
+            Self::Confirmed => Self::DECIDED,
+            Self::Cancelled(_) => 2,
+        }
+    }
+}
+
 impl Status {
+    /// The first rank of those that are outcomes.
+    pub const DECIDED: u8 = 1;
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "PENDING",

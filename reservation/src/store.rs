@@ -154,6 +154,22 @@ pub async fn find(
     row.as_ref().map(reservation).transpose()
 }
 
+/// How these reservations stand.
+///
+/// # Errors
+/// The database's.
+pub async fn statuses(
+    connection: &mut PgConnection,
+    ids: &[ReservationId],
+) -> Result<Vec<(ReservationId, Status)>, sqlx::Error> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let rows = sqlx::query("select id, status, reason from reservation where id = any ($1)")
+        .bind(ids)
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(|row| Ok((ReservationId(row.try_get("id")?), status(row)?))).collect()
+}
+
 /// The newest reservations below `before`, of one user or of all, with their place in the order.
 ///
 /// # Errors
@@ -187,8 +203,7 @@ pub async fn list(
 }
 
 fn reservation(row: &PgRow) -> Result<Reservation, sqlx::Error> {
-    let unreadable = |what: String| sqlx::Error::Decode(what.into());
-    let count = Count::new(row.try_get("count")?).ok_or_else(|| unreadable("a count below 1".into()))?;
+    let count = Count::new(row.try_get("count")?);
     let date: String = row.try_get("date")?;
     let given: bool = row.try_get("date_given")?;
     Ok(Reservation {
@@ -198,22 +213,22 @@ fn reservation(row: &PgRow) -> Result<Reservation, sqlx::Error> {
             user_name: row.try_get("user_name")?,
             email: row.try_get("email")?,
             movie_id: MovieId(row.try_get("movie_id")?),
-            count,
+            count: count.ok_or_else(|| sqlx::Error::Decode("a count below 1".into()))?,
             date: given.then_some(date),
         },
         movie_name: row.try_get("movie_name")?,
-        status: status(row.try_get("status")?, row.try_get("reason")?)
-            .ok_or_else(|| unreadable("an unknown status or reason".into()))?,
+        status: status(row)?,
         placed_at: Timestamp::new(row.try_get("placed_at")?),
         traceparent: row.try_get("traceparent")?,
     })
 }
 
-fn status(status: &str, reason: Option<&str>) -> Option<Status> {
-    match (status, reason) {
+fn status(row: &PgRow) -> Result<Status, sqlx::Error> {
+    let status = match (row.try_get("status")?, row.try_get("reason")?) {
         ("PENDING", None) => Some(Status::Pending),
         ("CONFIRMED", None) => Some(Status::Confirmed),
         ("CANCELLED", Some(reason)) => CancelReason::parse(reason).map(Status::Cancelled),
         _ => None,
-    }
+    };
+    status.ok_or_else(|| sqlx::Error::Decode("an unknown status or reason".into()))
 }

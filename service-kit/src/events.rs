@@ -12,6 +12,7 @@
 //!   way from there to [`partition`], the task that applies a partition's records in batches.
 //! - [`record`], [`offset`], [`dead_letter`]: their parts.
 //! - [`foundation`]: what a service is built from, put together.
+//! - [`waiting`]: callers that wait for what is decided.
 //! - [`stages`]: running all of that until told to stop, and stopping it in order.
 
 pub mod assignment;
@@ -30,6 +31,7 @@ pub mod queue;
 pub mod record;
 pub mod relay;
 pub mod stages;
+pub mod waiting;
 
 pub use config::EventsConfig;
 pub use consumer::EventConsumer;

@@ -1,16 +1,19 @@
 //! The server around a service's routes: what every answer has in common.
 
 use std::{
+    cell::Cell,
+    future::{Ready, ready},
     net::{SocketAddr, TcpListener},
+    rc::Rc,
     time::{Duration, Instant},
 };
 
 use actix_http::{HttpService, error::DispatchError};
 use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, fn_service, map_config};
 use actix_web::{
-    App, Error, HttpResponse, ResponseError as _,
+    App, Error, FromRequest, HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _,
     body::{BoxBody, MessageBody},
-    dev::{AppConfig, ServiceFactory, ServiceRequest, ServiceResponse},
+    dev::{AppConfig, Payload, ServiceFactory, ServiceRequest, ServiceResponse},
     error::InternalError,
     http::header::{self, HeaderMap, HeaderName, HeaderValue},
     middleware::{Next, from_fn},
@@ -25,6 +28,7 @@ use uuid::Uuid;
 use crate::{
     health::Health,
     metrics::Metrics,
+    prefer::Wait,
     problem::{PROBLEM_JSON, Problem},
     trace::{self, TRACEPARENT, TraceParent},
     wire::Wire,
@@ -33,7 +37,7 @@ use crate::{
 /// Names one request in logs and answers; kept from hop to hop.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// How long a request may take, unless its route says otherwise.
+/// How long a request may take, unless its handler [waits][TimeLimit::wait].
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a client may take to send a connection's first request's head.
@@ -46,8 +50,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long a connection whose request was refused unread stays open for the client to read why.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long requests that were accepted may take to end after the server has stopped accepting.
-const STOP_LIMIT_SECS: u64 = 10;
+/// How much longer than the wait that was asked for a request may take.
+const WAIT_MARGIN: Duration = Duration::from_secs(1);
+
+/// How long requests that were accepted may take to end after the server has stopped accepting: longer than the
+/// gateway's for one that waits.
+const STOP_LIMIT_SECS: u64 = 13;
 
 /// Longest request id kept, in bytes.
 const REQUEST_ID_MAX: usize = 128;
@@ -103,13 +111,21 @@ impl Server {
         routes: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
     ) -> anyhow::Result<()> {
         let Self { listener, metrics, health, workers, request_timeout, head_timeout, drain_delay } = self;
-        let common = Common { metrics, health: health.clone(), request_timeout, head_timeout };
+        let stopping = Stopping(CancellationToken::new());
+        let common = Common {
+            metrics,
+            health: health.clone(),
+            stopping: stopping.clone(),
+            request_timeout,
+            head_timeout,
+        };
         let server = serve(listener, workers, common, routes).context("cannot serve HTTP")?;
         let handle = server.handle();
         let stop = async {
             shutdown.cancelled().await;
             health.drain();
             tokio::time::sleep(drain_delay).await;
+            stopping.0.cancel();
             handle.stop(true).await;
         };
         tokio::pin!(server);
@@ -160,11 +176,67 @@ fn serve(
     Ok(server.run())
 }
 
+/// Tells handlers that the server stops: whoever only waits is to be answered now. An extractor.
+#[derive(Clone, Default)]
+pub struct Stopping(pub CancellationToken);
+
+impl FromRequest for Stopping {
+    type Error = Error;
+    type Future = Ready<Result<Self, Error>>;
+
+    fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
+        // There is none without a server, in a test of routes.
+        ready(Ok(req.app_data::<Data<Common>>().map(|common| common.stopping.clone()).unwrap_or_default()))
+    }
+}
+
+/// How long this request may take, from its head on. An extractor, for handlers that wait.
+#[derive(Clone)]
+pub struct TimeLimit {
+    began: Instant,
+    limit: Rc<Cell<Duration>>,
+}
+
+impl TimeLimit {
+    fn new(limit: Duration) -> Self {
+        Self { began: Instant::now(), limit: Rc::new(Cell::new(limit)) }
+    }
+
+    /// Makes room for a wait, and answers when it is over: it began with the request.
+    #[must_use]
+    pub fn wait(&self, wait: Wait) -> Instant {
+        self.limit.set(self.limit.get().max(wait.duration() + WAIT_MARGIN));
+        self.began + wait.duration()
+    }
+
+    /// Waits until the time is over, and answers how long that was.
+    async fn over(&self) -> Duration {
+        loop {
+            let limit = self.limit.get();
+            tokio::time::sleep_until((self.began + limit).into()).await;
+            if self.limit.get() == limit {
+                return limit;
+            }
+        }
+    }
+}
+
+impl FromRequest for TimeLimit {
+    type Error = Error;
+    type Future = Ready<Result<Self, Error>>;
+
+    fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let given = req.extensions().get::<Self>().cloned();
+        ready(Ok(given.unwrap_or_else(|| Self::new(REQUEST_TIMEOUT))))
+    }
+}
+
 /// What the routes and middleware of all workers share.
 #[derive(Clone)]
 struct Common {
     metrics: Metrics,
     health: Health,
+    stopping: Stopping,
     request_timeout: Duration,
     head_timeout: Duration,
 }
@@ -206,15 +278,19 @@ async fn unknown_route() -> Result<HttpResponse, Problem> {
     Err(Problem::not_found("there is no such resource"))
 }
 
-/// Answers 503 when the handler takes longer than `limit`.
+/// Answers 503 when the handler takes longer than `limit`, or than the wait it was asked for. A body that is
+/// streamed takes its time.
 async fn limited(
     limit: Duration,
     req: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse, Error> {
-    match tokio::time::timeout(limit, next.call(req)).await {
-        Ok(response) => response.map(ServiceResponse::map_into_boxed_body),
-        Err(_) => {
+    let limit = TimeLimit::new(limit);
+    req.extensions_mut().insert(limit.clone());
+    tokio::select! {
+        biased;
+        response = next.call(req) => response.map(ServiceResponse::map_into_boxed_body),
+        limit = limit.over() => {
             tracing::warn!(limit_ms = limit.as_millis(), "request took too long");
             Err(Problem::unavailable(format!("no answer within {limit:?}; it may still take effect")).into())
         }

@@ -8,6 +8,7 @@
 //! * [`telemetry`], [`trace`], [`metrics`]: logs, spans and W3C trace context, Prometheus
 //! * [`problem`]: every error answer, RFC 9457
 //! * [`body`], [`fields`], [`page`]: a request's body, its fields and their bounds, collections
+//! * [`prefer`]: how long a client would wait
 //! * [`health`]: `/livez` and `/readyz`
 //! * [`http`], `wire`: the server around a service's routes, down to the bytes that never reach one
 //! * [`shutdown`]: the signals that end a process, and the bound on its drain
@@ -28,6 +29,8 @@ pub mod http;
 pub mod metrics;
 #[cfg(feature = "http")]
 pub mod page;
+#[cfg(feature = "http")]
+pub mod prefer;
 #[cfg(feature = "http")]
 pub mod problem;
 #[cfg(feature = "http")]

@@ -20,6 +20,7 @@ mod prometheus;
 mod raw;
 mod recreated;
 mod repeats;
+mod waiting;
 
 fn main() -> ExitCode {
     let tests = tests![
@@ -49,6 +50,9 @@ fn main() -> ExitCode {
         poison::over_the_limit_of_its_topic,
         recreated::a_log_made_anew_is_held,
         repeats::every_record_again_changes_nothing,
+        waiting::any_replica_can_answer,
+        waiting::the_outcome_is_told_in_time,
+        waiting::what_is_not_decided_in_time_is_accepted,
     ];
     runner::run(tests, 2)
 }
