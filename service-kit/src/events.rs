@@ -11,6 +11,7 @@
 //! - [`consumer`]: the receiving task; [`assignment`]: what a rebalance does; [`queue`]: the bounded
 //!   way from there to [`partition`], the task that applies a partition's records in batches.
 //! - [`record`], [`offset`], [`dead_letter`]: their parts.
+//! - [`idempotency`]: the answers of accepted calls, kept under their `Idempotency-Key`.
 //! - [`foundation`]: what a service is built from, put together.
 //! - [`waiting`]: callers that wait for what is decided.
 //! - [`stages`]: running all of that until told to stop, and stopping it in order.
@@ -22,6 +23,7 @@ pub mod database;
 pub mod dead_letter;
 pub mod fault;
 pub mod foundation;
+pub mod idempotency;
 pub mod kafka;
 pub mod metrics;
 pub mod offset;
@@ -37,6 +39,7 @@ pub use config::EventsConfig;
 pub use consumer::EventConsumer;
 pub use fault::Fault;
 pub use foundation::{Foundation, Needs};
+pub use idempotency::{Acceptance, Claim, Idempotency, IdempotencyConfig};
 pub use outbox::Outbox;
 pub use partition::EventHandler;
 pub use record::Delivery;

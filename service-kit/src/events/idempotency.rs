@@ -1,0 +1,258 @@
+//! `Idempotency-Key`: what an accepted call was answered is kept under its key, and answered again to
+//! whoever repeats the call.
+//!
+//! The acceptance is kept in the transaction of the effect, after all rows of the service's own are locked,
+//! and always in the order of scope and key. So of two transactions with the same key the second waits for
+//! the first, finds its own insert in conflict ([`Fault::Fenced`]) and is decided anew: then it repeats. What
+//! was refused leaves nothing.
+//!
+//! [`Kept`] is the pure part, [`store`] the rows, [`Idempotency`] what a service holds.
+
+pub mod store;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_TYPE, HeaderName};
+use actix_web::web::Bytes;
+use actix_web::{HttpRequest, HttpResponse};
+use prometheus::{IntCounter, Registry};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use sqlx::{PgConnection, PgPool};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::database;
+use super::fault::Fault;
+use crate::problem::Problem;
+
+/// The request's header.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The header of an answer that was given before.
+pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// The longest key, in characters.
+pub const KEY_MAX: usize = 255;
+
+/// How often rows past their time are looked for.
+const PURGE_PERIOD: Duration = Duration::from_secs(5);
+
+/// Rows deleted in one transaction at most.
+const PURGE_BATCH: i64 = 1_000;
+
+/// How long acceptances are kept.
+#[derive(clap::Args, Clone, Debug)]
+pub struct IdempotencyConfig {
+    /// Seconds for which the answer of an accepted call is kept under its Idempotency-Key
+    #[arg(long, env = "IDEMPOTENCY_TTL_SECS", default_value_t = 86_400,
+          value_parser = clap::value_parser!(u32).range(1..=31_536_000))]
+    pub idempotency_ttl_secs: u32,
+}
+
+/// Where an acceptance is kept: the scope and the key. Their order is the order of the locks.
+type Place = (String, String);
+
+/// A call under a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    place: Place,
+    fingerprint: [u8; 32],
+}
+
+impl Claim {
+    /// The request's, if it has a key. `scope` is the resource's path, and whose it is; `meant` is the body as
+    /// it was understood, so that neither spaces nor the order of fields nor `"45"` for 45 make it another
+    /// one. What `meant` is written as must stay: the next release reads the keys of this one.
+    ///
+    /// # Errors
+    /// 400 for more than one key, and for one that is empty, too long or not printable ASCII.
+    pub fn of(request: &HttpRequest, scope: String, meant: &impl Serialize) -> Result<Option<Self>, Problem> {
+        let mut keys = request.headers().get_all(IDEMPOTENCY_KEY);
+        let Some(key) = keys.next() else { return Ok(None) };
+        if keys.next().is_some() {
+            return Err(Problem::bad_request("Idempotency-Key must be sent once"));
+        }
+        let key = key.to_str().ok().filter(|key| is_key(key)).ok_or_else(|| {
+            Problem::bad_request(format!(
+                "Idempotency-Key must have between 1 and {KEY_MAX} printable ASCII characters"
+            ))
+        })?;
+        Ok(Some(Self::new(scope, key, meant)))
+    }
+
+    fn new(scope: String, key: &str, meant: &impl Serialize) -> Self {
+        let meant = serde_json::to_vec(meant).expect("texts and numbers are always JSON");
+        Self { place: (scope, key.to_owned()), fingerprint: Sha256::digest(meant).into() }
+    }
+}
+
+fn is_key(key: &str) -> bool {
+    (1..=KEY_MAX).contains(&key.len()) && key.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
+/// The answer of an accepted call, as its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acceptance {
+    status: StatusCode,
+    headers: Vec<(String, String)>,
+    body: Bytes,
+    /// Whether it was given before.
+    repeated: bool,
+}
+
+impl Acceptance {
+    /// An answer with a JSON body.
+    pub fn json(status: StatusCode, body: &impl Serialize) -> Self {
+        let body = serde_json::to_vec(body).expect("texts and numbers are always JSON").into();
+        let headers = vec![(CONTENT_TYPE.to_string(), "application/json".to_owned())];
+        Self { status, headers, body, repeated: false }
+    }
+
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_string(), value.into()));
+        self
+    }
+
+    #[must_use]
+    pub fn header(&self, name: &HeaderName) -> Option<&str> {
+        self.headers.iter().find(|(header, _)| header == name.as_str()).map(|(_, value)| value.as_str())
+    }
+
+    #[must_use]
+    pub fn into_response(self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status);
+        for header in self.headers {
+            response.insert_header(header);
+        }
+        if self.repeated {
+            response.insert_header((IDEMPOTENT_REPLAYED, "true"));
+        }
+        response.body(self.body)
+    }
+}
+
+/// The acceptances of a transaction's keys: those that were kept before, and those that it adds.
+#[derive(Debug, Default)]
+pub struct Kept(BTreeMap<Place, Entry>);
+
+#[derive(Debug)]
+struct Entry {
+    fingerprint: [u8; 32],
+    acceptance: Acceptance,
+    new: bool,
+}
+
+impl Kept {
+    /// What a call is answered whose key has been accepted before, also by this transaction; then it must not
+    /// be decided.
+    #[must_use]
+    pub fn find(&self, claim: Option<&Claim>) -> Option<Result<Acceptance, Problem>> {
+        let claim = claim?;
+        let entry = self.0.get(&claim.place)?;
+        if entry.fingerprint == claim.fingerprint {
+            return Some(Ok(Acceptance { repeated: true, ..entry.acceptance.clone() }));
+        }
+        Some(Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "idempotency-key-reused",
+            "The key belongs to another call",
+            "a call with this Idempotency-Key and another body was accepted before",
+        )))
+    }
+
+    /// Adds the answer of a call that was decided just now, unless it was refused or has no key.
+    pub fn keep(&mut self, claim: Option<&Claim>, answer: &Result<Acceptance, Problem>) {
+        if let (Some(Claim { place, fingerprint }), Ok(acceptance)) = (claim, answer) {
+            let (fingerprint, acceptance) = (*fingerprint, acceptance.clone());
+            self.0.insert(place.clone(), Entry { fingerprint, acceptance, new: true });
+        }
+    }
+}
+
+/// What a service whose calls take keys holds.
+#[derive(Clone, Debug)]
+pub struct Idempotency {
+    ttl_secs: u32,
+    repeats: IntCounter,
+}
+
+impl Idempotency {
+    /// # Errors
+    /// A metric's name that is taken.
+    pub fn new(config: &IdempotencyConfig, registry: &Registry) -> prometheus::Result<Self> {
+        let repeats = IntCounter::new(
+            "idempotent_replays_total",
+            "Calls answered with what was kept under their Idempotency-Key",
+        )?;
+        registry.register(Box::new(repeats.clone()))?;
+        Ok(Self { ttl_secs: config.idempotency_ttl_secs, repeats })
+    }
+
+    /// What is kept of the calls' keys. Asks nothing if there are none.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn load(
+        &self,
+        connection: &mut PgConnection,
+        claims: impl Iterator<Item = &Claim>,
+    ) -> Result<Kept, sqlx::Error> {
+        let places: Vec<_> = claims.map(|claim| &claim.place).collect();
+        if places.is_empty() { Ok(Kept::default()) } else { store::load(connection, &places).await }
+    }
+
+    /// Writes what was added, as the transaction's last rows that others may be waiting for.
+    ///
+    /// # Errors
+    /// The database's; [`Fault::Fenced`] when another transaction has just kept one of the keys, so that it
+    /// must be decided anew.
+    pub async fn save(&self, connection: &mut PgConnection, kept: &Kept) -> Result<(), Fault> {
+        let new: Vec<_> = kept.0.iter().filter(|(_, entry)| entry.new).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let saved = store::save(connection, &new, self.ttl_secs).await?;
+        if saved == new.len() as u64 { Ok(()) } else { Err(Fault::Fenced) }
+    }
+
+    /// Counts the answers of a committed transaction that were given before.
+    pub fn count(&self, answers: &[Result<Acceptance, Problem>]) {
+        let repeated =
+            |answer: &&Result<Acceptance, Problem>| matches!(answer, Ok(accepted) if accepted.repeated);
+        self.repeats.inc_by(answers.iter().filter(repeated).count() as u64);
+    }
+}
+
+/// Deletes what is past its time, until told to stop: calls don't see it any more, and never wait for this.
+///
+/// # Errors
+/// A fatal fault.
+pub async fn purge(pool: PgPool, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut tick = interval(PURGE_PERIOD);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = tick.tick() => {}
+        }
+        loop {
+            match database::bounded(store::purge(&pool, PURGE_BATCH)).await {
+                Ok(purged) if purged > 0 && !stop.is_cancelled() => {}
+                Ok(_) => break,
+                Err(Fault::Passing(reason) | Fault::Slow(reason)) => {
+                    warn!(reason, "expired idempotency keys are deleted later");
+                    break;
+                }
+                Err(fault) => anyhow::bail!("deleting expired idempotency keys: {fault}"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

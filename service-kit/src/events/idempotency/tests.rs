@@ -1,0 +1,79 @@
+use actix_web::test::TestRequest;
+use serde_json::json;
+
+use super::*;
+
+fn claim(scope: &str, key: &str, meant: &str) -> Claim {
+    Claim::new(scope.to_owned(), key, &meant)
+}
+
+fn accepted(text: &str) -> Result<Acceptance, Problem> {
+    Ok(Acceptance::json(StatusCode::ACCEPTED, &text))
+}
+
+#[test]
+fn keys_are_printable_and_bounded() {
+    let read = |keys: &[&[u8]]| {
+        let mut request = TestRequest::post();
+        for key in keys {
+            let value = actix_web::http::header::HeaderValue::from_bytes(key).unwrap();
+            request = request.append_header((IDEMPOTENCY_KEY, value));
+        }
+        Claim::of(&request.to_http_request(), "/x".into(), &json!({}))
+    };
+    assert_eq!(read(&[]).unwrap(), None);
+    let long = "k".repeat(KEY_MAX);
+    for key in ["k", "a key with spaces", "\"quotes belong to it\"", "!~", &long] {
+        assert_eq!(read(&[key.as_bytes()]).unwrap().unwrap().place, ("/x".to_owned(), key.to_owned()));
+    }
+    let longer = "k".repeat(KEY_MAX + 1);
+    for key in [&b""[..], longer.as_bytes(), b"a\tb", "schlüssel".as_bytes(), b"\xff"] {
+        let problem = read(&[key]).unwrap_err();
+        assert_eq!(problem.status(), 400);
+        assert_eq!(
+            problem.detail(),
+            "Idempotency-Key must have between 1 and 255 printable ASCII characters"
+        );
+    }
+    let problem = read(&[b"k", b"k"]).unwrap_err();
+    assert_eq!((problem.status().as_u16(), problem.detail()), (400, "Idempotency-Key must be sent once"));
+}
+
+#[test]
+fn the_first_acceptance_is_repeated_and_another_body_refused() {
+    let mut kept = Kept::default();
+    let first = claim("/movies", "k", "this");
+    assert!(kept.find(Some(&first)).is_none());
+    kept.keep(Some(&first), &accepted("1"));
+    let again = kept.find(Some(&first)).unwrap().unwrap();
+    assert_eq!(again, Acceptance { repeated: true, ..accepted("1").unwrap() });
+    let problem = kept.find(Some(&claim("/movies", "k", "that"))).unwrap().unwrap_err();
+    assert_eq!(problem.status(), 422);
+    for other in [claim("/movies", "K", "this"), claim("/movies/7/tickets", "k", "this")] {
+        assert!(kept.find(Some(&other)).is_none(), "{other:?}");
+    }
+}
+
+#[test]
+fn what_was_refused_or_has_no_key_leaves_nothing() {
+    let mut kept = Kept::default();
+    let first = claim("/movies", "k", "this");
+    kept.keep(Some(&first), &Err(Problem::conflict("")));
+    kept.keep(None, &accepted("1"));
+    assert!(kept.find(Some(&first)).is_none());
+    assert!(kept.find(None).is_none());
+}
+
+#[test]
+fn the_answer_is_kept_with_its_headers() {
+    let name = HeaderName::from_static("location");
+    let acceptance = accepted("1").unwrap().with_header(name.clone(), "/movies/7");
+    assert_eq!(acceptance.header(&name), Some("/movies/7"));
+    let response = acceptance.clone().into_response();
+    assert_eq!(response.status(), 202);
+    assert_eq!(response.headers().get("location").unwrap(), "/movies/7");
+    assert_eq!(response.headers().get("content-type").unwrap(), "application/json");
+    assert!(!response.headers().contains_key(IDEMPOTENT_REPLAYED));
+    let response = Acceptance { repeated: true, ..acceptance }.into_response();
+    assert_eq!(response.headers().get(IDEMPOTENT_REPLAYED).unwrap(), "true");
+}
