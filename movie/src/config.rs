@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use service_kit::config::TelemetryConfig;
-use service_kit::events::EventsConfig;
+use service_kit::events::{EventsConfig, IdempotencyConfig};
 
 /// The catalogue and the stock: allocates tickets to reservations, rejects, releases
 #[derive(clap::Parser, Clone, Debug)]
@@ -15,6 +15,9 @@ pub struct Config {
     /// Where HTTP is served; port 0 takes a free one
     #[arg(long, env = "BIND_ADDRESS", default_value = "0.0.0.0:8083")]
     pub bind_address: SocketAddr,
+
+    #[command(flatten)]
+    pub idempotency: IdempotencyConfig,
 
     #[command(flatten)]
     pub telemetry: TelemetryConfig,

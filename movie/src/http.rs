@@ -2,11 +2,11 @@
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, ETAG, IF_MATCH, LOCATION};
-use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use service_kit::body::Json;
 use service_kit::events::database::{Reading, Transaction};
-use service_kit::events::{Fault, Outbox};
+use service_kit::events::{Acceptance, Claim, Fault, Idempotency, Outbox};
 use service_kit::fields::{Bounds, Number};
 use service_kit::page::{self, PageQuery};
 use service_kit::problem::{FieldError, Problem};
@@ -32,6 +32,7 @@ const TRIES: usize = 3;
 pub struct Api {
     pub pool: PgPool,
     pub outbox: Outbox,
+    pub idempotency: Idempotency,
 }
 
 pub fn routes(api: Api) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static {
@@ -83,16 +84,21 @@ impl<'a> From<&'a Movie> for MovieView<'a> {
     }
 }
 
-async fn publish(api: web::Data<Api>, Json(new): Json<NewMovie>) -> Result<HttpResponse, Problem> {
+async fn publish(
+    api: web::Data<Api>,
+    request: HttpRequest,
+    Json(new): Json<NewMovie>,
+) -> Result<HttpResponse, Problem> {
     let mut bounds = Bounds::new();
     let id = new.id.map(|id| bounds.id("/id", &id)).transpose()?;
     let name = bounds.text("/movieName", new.movie_name, 1, NAME_MAX);
     let description = bounds.text("/description", new.description.unwrap_or_default(), 0, DESCRIPTION_MAX);
     let qty = bounds.number("/qty", new.qty, 0, QTY_MAX);
     bounds.check()?;
+    let claim = Claim::of(&request, "/movies".to_owned(), &(id, &name, &description, qty))?;
     let movie_id = MovieId(id.unwrap_or_else(Uuid::now_v7));
-    let movie = api.decide(Command::Publish { movie_id, name, description, qty }).await?;
-    Ok(created(&movie))
+    let command = Command::Publish { movie_id, name, description, qty };
+    Ok(api.decide(command, claim, created).await?.into_response())
 }
 
 async fn edit(
@@ -106,8 +112,8 @@ async fn edit(
     let name = edited.movie_name.map(|name| bounds.text("/movieName", name, 1, NAME_MAX));
     let description = edited.description.map(|text| bounds.text("/description", text, 0, DESCRIPTION_MAX));
     bounds.check()?;
-    let movie = api.decide(Command::Edit { movie_id, name, description, editions }).await?;
-    Ok(answer(HttpResponse::Ok(), &movie))
+    let command = Command::Edit { movie_id, name, description, editions };
+    Ok(api.decide(command, None, shown).await?.into_response())
 }
 
 async fn deliver(
@@ -121,9 +127,10 @@ async fn deliver(
     let count = bounds.number("/count", new.count, 1, DELIVERY_MAX);
     bounds.check()?;
     let count = Count::new(count).ok_or_else(Problem::internal)?;
+    let claim = Claim::of(&request, format!("/movies/{movie_id}/tickets"), &(id, count))?;
     let delivery_id = DeliveryId(id.unwrap_or_else(Uuid::now_v7));
-    let movie = api.decide(Command::Deliver { movie_id, delivery_id, count }).await?;
-    Ok(created(&movie))
+    let command = Command::Deliver { movie_id, delivery_id, count };
+    Ok(api.decide(command, claim, created).await?.into_response())
 }
 
 async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
@@ -132,7 +139,7 @@ async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse,
     let found = store::find(&mut reading, id).await.map_err(Fault::from)?;
     reading.end();
     match found {
-        Some(movie) => Ok(answer(HttpResponse::Ok(), &movie)),
+        Some(movie) => Ok(shown(&movie).into_response()),
         None => Err(no_such_movie(id)),
     }
 }
@@ -149,42 +156,70 @@ async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse,
 
 impl Api {
     /// One call, one transaction.
-    async fn decide(&self, command: Command) -> Result<Movie, Problem> {
+    async fn decide(
+        &self,
+        command: Command,
+        claim: Option<Claim>,
+        show: Show,
+    ) -> Result<Acceptance, Problem> {
         let origin = Origin { traceparent: Some(trace::current().as_str().to_owned()), causation: None };
-        let inputs = [Input { command, origin }];
+        let input = Input { command, origin };
         let mut tries = 0;
-        let answer = loop {
+        loop {
             tries += 1;
-            match self.try_decide(&inputs).await {
-                // The same id was inserted between load and save: what is there now decides.
-                Err(Fault::Poison(_)) if tries < TRIES => {}
-                result => break result?,
+            match self.try_decide(&input, claim.as_ref(), show).await {
+                // The same id or key was inserted between load and save: what is there now decides.
+                Err(Fault::Poison(_) | Fault::Fenced) if tries < TRIES => {}
+                result => return result?,
             }
-        };
-        let id = inputs[0].command.movie_id();
-        match answer {
-            Some(Answer::Done(movie)) => Ok(*movie),
-            Some(Answer::NoSuchMovie) => Err(no_such_movie(id)),
-            Some(Answer::Conflict) => Err(Problem::conflict("the id is taken by a call with another body")),
-            Some(Answer::Stale) => {
-                Err(Problem::precondition_failed("the movie was edited since; get it again for its ETag"))
-            }
-            Some(Answer::TooMany { qty }) => {
-                let most = (QTY_MAX - qty).max(0);
-                let detail =
-                    format!("must be at most {most}: {qty} tickets are left, and at most {QTY_MAX} may be");
-                Err(Problem::out_of_bounds(vec![FieldError::new("/count", detail)]))
-            }
-            Some(Answer::Silent) | None => Err(Problem::internal()),
         }
     }
 
-    async fn try_decide(&self, inputs: &[Input]) -> Result<Option<Answer>, Fault> {
+    /// Unless the key has been accepted before, decides, and keeps the answer.
+    async fn try_decide(
+        &self,
+        input: &Input,
+        claim: Option<&Claim>,
+        show: Show,
+    ) -> Result<Result<Acceptance, Problem>, Fault> {
         let mut transaction = Transaction::begin(&self.pool).await?;
-        let mut writes = crate::decide(&mut transaction, &self.outbox, inputs).await?;
+        let mut kept = self.idempotency.load(&mut transaction, claim.into_iter()).await?;
+        let answer = match kept.find(claim) {
+            Some(answer) => answer,
+            None => {
+                let inputs = std::slice::from_ref(input);
+                let mut writes = crate::decide(&mut transaction, &self.outbox, inputs).await?;
+                let answer = accepted(input.command.movie_id(), writes.answers.pop(), show);
+                if let Ok(acceptance) = &answer {
+                    kept.keep(claim, acceptance);
+                }
+                answer
+            }
+        };
+        self.idempotency.save(&mut transaction, &kept).await?;
         transaction.commit().await?;
         self.outbox.wake();
-        Ok(writes.answers.pop())
+        self.idempotency.count(&answer);
+        Ok(answer)
+    }
+}
+
+/// What a call is answered; `show` makes it of the movie as it stands then.
+fn accepted(id: MovieId, answer: Option<Answer>, show: Show) -> Result<Acceptance, Problem> {
+    match answer {
+        Some(Answer::Done(movie)) => Ok(show(&movie)),
+        Some(Answer::NoSuchMovie) => Err(no_such_movie(id)),
+        Some(Answer::Conflict) => Err(Problem::conflict("the id is taken by a call with another body")),
+        Some(Answer::Stale) => {
+            Err(Problem::precondition_failed("the movie was edited since; get it again for its ETag"))
+        }
+        Some(Answer::TooMany { qty }) => {
+            let most = (QTY_MAX - qty).max(0);
+            let detail =
+                format!("must be at most {most}: {qty} tickets are left, and at most {QTY_MAX} may be");
+            Err(Problem::out_of_bounds(vec![FieldError::new("/count", detail)]))
+        }
+        Some(Answer::Silent) | None => Err(Problem::internal()),
     }
 }
 
@@ -210,17 +245,20 @@ fn editions(request: &HttpRequest) -> Result<Editions, Problem> {
     }
 }
 
-fn created(movie: &Movie) -> HttpResponse {
-    let mut response = HttpResponse::build(StatusCode::CREATED);
-    response.insert_header((LOCATION, format!("/movies/{}", movie.id)));
-    answer(response, movie)
+type Show = fn(&Movie) -> Acceptance;
+
+fn created(movie: &Movie) -> Acceptance {
+    answer(StatusCode::CREATED, movie).with_header(LOCATION, format!("/movies/{}", movie.id))
 }
 
-fn answer(mut response: HttpResponseBuilder, movie: &Movie) -> HttpResponse {
-    response
-        .insert_header((ETAG, format!("\"{}\"", movie.edition)))
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .json(MovieView::from(movie))
+fn shown(movie: &Movie) -> Acceptance {
+    answer(StatusCode::OK, movie)
+}
+
+fn answer(status: StatusCode, movie: &Movie) -> Acceptance {
+    Acceptance::json(status, &MovieView::from(movie))
+        .with_header(ETAG, format!("\"{}\"", movie.edition))
+        .with_header(CACHE_CONTROL, "no-store")
 }
 
 fn no_such_movie(id: MovieId) -> Problem {

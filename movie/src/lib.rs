@@ -16,7 +16,7 @@ pub mod store;
 
 use std::net::TcpListener;
 
-use service_kit::events::{Fault, Foundation, Needs, Outbox};
+use service_kit::events::{Fault, Foundation, Idempotency, Needs, Outbox, idempotency};
 use shared_events::{Consumer, Timestamp};
 use sqlx::PgConnection;
 use sqlx::migrate::Migrator;
@@ -32,6 +32,7 @@ pub struct Application {
     foundation: Foundation,
     listener: TcpListener,
     metrics: events::MovieMetrics,
+    idempotency: Idempotency,
 }
 
 impl Application {
@@ -49,7 +50,8 @@ impl Application {
         };
         let foundation = Foundation::build(&config.events, needs).await?;
         let metrics = events::MovieMetrics::new(foundation.metrics.registry())?;
-        Ok(Self { foundation, listener, metrics })
+        let idempotency = Idempotency::new(&config.idempotency, foundation.metrics.registry())?;
+        Ok(Self { foundation, listener, metrics, idempotency })
     }
 
     /// The port that was bound; 0 if the system can't tell.
@@ -62,10 +64,13 @@ impl Application {
     /// # Errors
     /// A fatal fault.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { foundation, listener, metrics } = self;
-        let api = http::Api { pool: foundation.pool.clone(), outbox: foundation.outbox.clone() };
+        let Self { foundation, listener, metrics, idempotency } = self;
+        let (pool, outbox) = (foundation.pool.clone(), foundation.outbox.clone());
+        let api = http::Api { pool: pool.clone(), outbox, idempotency };
         let handler = events::Handler { outbox: foundation.outbox.clone(), metrics };
-        let stages = foundation.serve(listener, http::routes(api));
+        let stages = foundation
+            .serve(listener, http::routes(api))
+            .then("idempotency", |stop| idempotency::purge(pool, stop));
         foundation.consume(stages, handler).run(shutdown).await
     }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use service_kit::config::TelemetryConfig;
-use service_kit::events::EventsConfig;
+use service_kit::events::{EventsConfig, IdempotencyConfig};
 
 /// Reservations and their status: places, confirms, cancels, times out
 #[derive(clap::Parser, Clone, Debug)]
@@ -20,6 +20,9 @@ pub struct Config {
     #[arg(long, env = "RESERVATION_DEADLINE_SECS", default_value_t = 30,
           value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub reservation_deadline_secs: u32,
+
+    #[command(flatten)]
+    pub idempotency: IdempotencyConfig,
 
     #[command(flatten)]
     pub telemetry: TelemetryConfig,

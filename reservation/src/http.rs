@@ -1,13 +1,15 @@
 //! The customer's calls.
 
+use std::time::Instant;
+
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, NaiveDate};
 use serde::{Deserialize, Serialize};
 use service_kit::body::Json;
-use service_kit::events::Fault;
 use service_kit::events::database::Reading;
+use service_kit::events::{Acceptance, Claim, Fault};
 use service_kit::fields::{Bounds, Loose, Number};
 use service_kit::http::{Stopping, TimeLimit};
 use service_kit::page::{self, PageQuery};
@@ -20,6 +22,7 @@ use uuid::Uuid;
 
 use crate::admission::Admission;
 use crate::intake::Intake;
+use crate::placing::{Accepted, Placing};
 use crate::reservation::{Answer, Command, Input, Request, Reservation, Status};
 use crate::{Road, store};
 
@@ -31,6 +34,9 @@ const NAME_MAX: usize = 200;
 const EMAIL_MAX: usize = 254;
 
 const COLLECTION: &str = "reservation";
+
+/// Of one reservation, before its id.
+const PATH: &str = "/reservations/";
 
 #[derive(Clone)]
 pub struct Api {
@@ -94,7 +100,16 @@ impl<'a> From<&'a Reservation> for ReservationView<'a> {
 }
 
 impl NewReservation {
-    fn parse(self) -> Result<(ReservationId, Request), Problem> {
+    /// With the key that the request may have. A server-made id is not what the client meant.
+    fn placing(self, http: &HttpRequest) -> Result<Placing, Problem> {
+        let (id, request) = self.parse()?;
+        let scope = format!("/reservations?userId={}", request.user_id);
+        let claim = Claim::of(http, scope, &(id, &request))?;
+        let id = ReservationId(id.unwrap_or_else(Uuid::now_v7));
+        Ok(Placing { input: Input { id, command: Command::Place(request), origin: origin() }, claim })
+    }
+
+    fn parse(self) -> Result<(Option<Uuid>, Request), Problem> {
         let mut bounds = Bounds::new();
         let id = self.id.map(|id| bounds.id("/id", &id)).transpose()?;
         let movie_id = bounds.id("/movieId", &self.movie_id)?;
@@ -114,7 +129,6 @@ impl NewReservation {
         let count = bounds.number("/count", self.count, 1, COUNT_MAX);
         bounds.check()?;
         let count = Count::new(count).ok_or_else(Problem::internal)?;
-        let id = ReservationId(id.unwrap_or_else(Uuid::now_v7));
         let movie_id = MovieId(movie_id);
         Ok((id, Request { user_id, user_name, email, movie_id, count, date: self.date }))
     }
@@ -147,38 +161,55 @@ async fn place(
     stopping: Stopping,
     Json(new): Json<NewReservation>,
 ) -> Result<HttpResponse, Problem> {
-    let mut reservation = accept(&api, new).await?;
-    let mut applied = Wait::of(request.headers());
-    if let Some(wait) = applied
-        && !outcome::wait(&api.road.room, &mut reservation, time.wait(wait), &stopping).await
-    {
-        applied = None;
+    let placing = new.placing(&request)?;
+    api.admission.check()?;
+    let accepted = api.intake.place(placing).await?;
+    match Wait::of(request.headers()) {
+        Some(wait) => with_outcome(&api, accepted, wait, time.wait(wait), &stopping).await,
+        None => Ok(accepted.acceptance.into_response()),
     }
-    Ok(placed(&reservation, applied))
 }
 
-async fn accept(api: &Api, new: NewReservation) -> Result<Reservation, Problem> {
-    let (id, request) = new.parse()?;
-    api.admission.check()?;
-    let input = Input { id, command: Command::Place(request), origin: origin() };
-    match api.intake.place(input).await? {
-        Answer::Done { reservation, .. } => Ok(*reservation),
+/// What placing a reservation is answered.
+pub(crate) fn accepted(answer: Answer) -> Result<Accepted, Problem> {
+    match answer {
+        Answer::Done { reservation, .. } => {
+            let acceptance = Acceptance::json(StatusCode::ACCEPTED, &ReservationView::from(&*reservation))
+                .with_header(LOCATION, format!("{PATH}{}", reservation.id))
+                .with_header(CACHE_CONTROL, "no-store");
+            Ok(Accepted { acceptance, reservation: Some(reservation) })
+        }
         Answer::Conflict => Err(Problem::conflict("the id is taken by a call with another body")),
         Answer::NotFound => Err(Problem::internal()),
     }
 }
 
-/// 201 with an outcome that was waited for, else 202.
-fn placed(reservation: &Reservation, applied: Option<Wait>) -> HttpResponse {
-    let decided = applied.is_some() && reservation.status != Status::Pending;
-    let mut response = HttpResponse::build(if decided { StatusCode::CREATED } else { StatusCode::ACCEPTED });
-    if let Some(wait) = applied {
-        response.insert_header((PREFERENCE_APPLIED, wait.to_string()));
+/// 201 with the outcome, if it comes in time; else the acceptance.
+async fn with_outcome(
+    api: &Api,
+    Accepted { acceptance, reservation }: Accepted,
+    wait: Wait,
+    until: Instant,
+    stopping: &Stopping,
+) -> Result<HttpResponse, Problem> {
+    let mut reservation = match reservation {
+        Some(reservation) => *reservation,
+        // A repeat: what was answered then doesn't say how it stands now.
+        None => api.find(located(&acceptance).ok_or_else(Problem::internal)?).await?,
+    };
+    if !outcome::wait(&api.road.room, &mut reservation, until, stopping).await {
+        return Ok(acceptance.into_response());
     }
-    response
-        .insert_header((LOCATION, format!("/reservations/{}", reservation.id)))
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .json(ReservationView::from(reservation))
+    let answer = match reservation.status {
+        Status::Pending => acceptance,
+        _ => acceptance.showing(StatusCode::CREATED, &ReservationView::from(&reservation)),
+    };
+    Ok(answer.with_header(PREFERENCE_APPLIED, wait.to_string()).into_response())
+}
+
+/// Whose acceptance it is.
+fn located(acceptance: &Acceptance) -> Option<ReservationId> {
+    acceptance.header(&LOCATION)?.strip_prefix(PATH)?.parse().ok()
 }
 
 async fn cancel(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
@@ -200,14 +231,18 @@ async fn cancel(api: web::Data<Api>, request: HttpRequest) -> Result<HttpRespons
 
 async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let id = ReservationId(page::path_id(&request, "id")?);
-    let mut reading = Reading::begin(&api.road.pool).await.map_err(Fault::from)?;
-    let found = store::find(&mut reading, id).await.map_err(Fault::from)?;
-    reading.end();
-    match found {
-        Some(reservation) => Ok(HttpResponse::Ok()
-            .insert_header((CACHE_CONTROL, "no-store"))
-            .json(ReservationView::from(&reservation))),
-        None => Err(no_such_reservation(id)),
+    let reservation = api.find(id).await?;
+    Ok(HttpResponse::Ok()
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .json(ReservationView::from(&reservation)))
+}
+
+impl Api {
+    async fn find(&self, id: ReservationId) -> Result<Reservation, Problem> {
+        let mut reading = Reading::begin(&self.road.pool).await.map_err(Fault::from)?;
+        let found = store::find(&mut reading, id).await.map_err(Fault::from)?;
+        reading.end();
+        found.ok_or_else(|| no_such_reservation(id))
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::Road;
-use crate::reservation::{Answer, Input};
+use crate::placing::{Placed, Placing};
 
 /// Reservations placed in one transaction at most.
 const BATCH: usize = 256;
@@ -15,19 +15,19 @@ const BATCH: usize = 256;
 /// Calls that wait for their transaction at most; one more is answered 503.
 const WAITING: usize = 2_048;
 
-/// How often a batch is decided anew because one of its ids was inserted at the same moment.
+/// How often a batch is decided anew because one of its ids or keys was inserted at the same moment.
 const TRIES: usize = 3;
 
-pub struct Placing {
-    input: Input,
-    answer: oneshot::Sender<Result<Answer, Problem>>,
+pub struct Waiting {
+    placing: Placing,
+    answer: oneshot::Sender<Placed>,
 }
 
 /// Where calls wait.
 #[derive(Clone)]
-pub struct Intake(mpsc::Sender<Placing>);
+pub struct Intake(mpsc::Sender<Waiting>);
 
-pub fn channel() -> (Intake, mpsc::Receiver<Placing>) {
+pub fn channel() -> (Intake, mpsc::Receiver<Waiting>) {
     let (sender, receiver) = mpsc::channel(WAITING);
     (Intake(sender), receiver)
 }
@@ -36,11 +36,11 @@ impl Intake {
     /// Places one reservation and waits for its commit.
     ///
     /// # Errors
-    /// 503 when too many wait, or the database is away.
-    pub async fn place(&self, input: Input) -> Result<Answer, Problem> {
+    /// 503 when too many wait, or the database is away; what the placing was refused with.
+    pub async fn place(&self, placing: Placing) -> Placed {
         let (answer, answered) = oneshot::channel();
         self.0
-            .try_send(Placing { input, answer })
+            .try_send(Waiting { placing, answer })
             .map_err(|_| Problem::unavailable(format!("{WAITING} reservations wait already")))?;
         answered.await.map_err(|_| Problem::unavailable("the service is stopping"))?
     }
@@ -51,7 +51,7 @@ impl Intake {
 /// # Errors
 /// None: faults are the callers' answers.
 pub async fn run(
-    mut placings: mpsc::Receiver<Placing>,
+    mut calls: mpsc::Receiver<Waiting>,
     road: Road,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -59,37 +59,37 @@ pub async fn run(
     loop {
         let received = tokio::select! {
             biased;
-            received = placings.recv_many(&mut batch, BATCH) => received,
+            received = calls.recv_many(&mut batch, BATCH) => received,
             () = stop.cancelled() => {
-                placings.close();
-                placings.recv_many(&mut batch, BATCH).await
+                calls.close();
+                calls.recv_many(&mut batch, BATCH).await
             }
         };
         if received == 0 {
             return Ok(());
         }
         // Whose request has timed out meanwhile was told so: it is not placed behind its back.
-        batch.retain(|placing: &Placing| !placing.answer.is_closed());
+        batch.retain(|call: &Waiting| !call.answer.is_closed());
         if !batch.is_empty() {
             place(&road, std::mem::take(&mut batch)).await;
         }
     }
 }
 
-async fn place(road: &Road, batch: Vec<Placing>) {
-    let (inputs, callers): (Vec<_>, Vec<_>) =
-        batch.into_iter().map(|placing| (placing.input, placing.answer)).unzip();
-    match travel(road, &inputs).await {
+async fn place(road: &Road, batch: Vec<Waiting>) {
+    let (placings, callers): (Vec<_>, Vec<_>) =
+        batch.into_iter().map(|call| (call.placing, call.answer)).unzip();
+    match travel(road, &placings).await {
         Ok(answers) => {
             for (caller, answer) in callers.into_iter().zip(answers) {
-                // Whoever has gone away repeats the call with the same id.
-                caller.send(Ok(answer)).ok();
+                // Whoever has gone away repeats the call with the same id or key.
+                caller.send(answer).ok();
             }
         }
-        Err(Fault::Poison(_)) if inputs.len() > 1 => {
-            for (caller, input) in callers.into_iter().zip(inputs) {
-                let answer = travel(road, &[input]).await;
-                caller.send(answer.map_err(Problem::from).and_then(one)).ok();
+        Err(Fault::Poison(_)) if placings.len() > 1 => {
+            for (caller, placing) in callers.into_iter().zip(placings) {
+                let answers = travel(road, &[placing]).await;
+                caller.send(answers.map_err(Problem::from).and_then(one)).ok();
             }
         }
         Err(fault) => {
@@ -101,17 +101,17 @@ async fn place(road: &Road, batch: Vec<Placing>) {
     }
 }
 
-fn one(mut answers: Vec<Answer>) -> Result<Answer, Problem> {
-    answers.pop().ok_or_else(Problem::internal)
+fn one(mut answers: Vec<Placed>) -> Placed {
+    answers.pop().ok_or_else(Problem::internal)?
 }
 
-async fn travel(road: &Road, inputs: &[Input]) -> Result<Vec<Answer>, Fault> {
+async fn travel(road: &Road, placings: &[Placing]) -> Result<Vec<Placed>, Fault> {
     let mut tries = 0;
     loop {
         tries += 1;
-        match database::bounded(road.travel(inputs)).await {
+        match database::bounded(road.place(placings)).await {
             Err(Fault::Fenced) if tries < TRIES => {}
-            result => return result.map(|writes| writes.answers),
+            result => return result,
         }
     }
 }

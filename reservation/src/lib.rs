@@ -5,7 +5,7 @@
 //! - [`reservation`]: what a reservation decides: pure, every state and every input.
 //! - [`store`]: the rows behind it.
 //! - [`http`]: the customer's calls, and waiting for the outcome; [`intake`]: placing many of them in one
-//!   transaction.
+//!   transaction, each `Idempotency-Key` once ([`placing`]).
 //! - [`admission`]: refusing what could not be decided in time.
 //! - [`events`]: the movie's answers from the log.
 //! - [`sweeper`]: cancelling what is undecided past its deadline.
@@ -17,6 +17,7 @@ pub mod events;
 pub mod http;
 pub mod intake;
 pub mod metrics;
+pub mod placing;
 pub mod reservation;
 pub mod store;
 pub mod sweeper;
@@ -25,7 +26,7 @@ use std::net::TcpListener;
 
 use service_kit::events::database::{Reading, Transaction};
 use service_kit::events::waiting::Room;
-use service_kit::events::{Fault, Foundation, Needs, Outbox};
+use service_kit::events::{Fault, Foundation, Idempotency, Needs, Outbox, idempotency};
 use shared_events::{Consumer, ReservationId, Timestamp};
 use sqlx::migrate::Migrator;
 use sqlx::{PgConnection, PgPool};
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 use metrics::ReservationMetrics;
+use placing::{Placed, Placing};
 use reservation::{Input, State, Status, Writes};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -61,6 +63,7 @@ impl Application {
         let road = Road {
             pool: foundation.pool.clone(),
             outbox: foundation.outbox.clone(),
+            idempotency: Idempotency::new(&config.idempotency, foundation.metrics.registry())?,
             metrics: ReservationMetrics::new(foundation.metrics.registry())?,
             room: Room::new(foundation.metrics.registry())?,
             deadline_secs: config.reservation_deadline_secs,
@@ -88,6 +91,7 @@ impl Application {
             .then("intake", |stop| intake::run(placings, road.clone(), stop))
             .then("admission", |stop| sampler.run(stop))
             .then("waiting", |stop| watch(road.clone(), stop))
+            .then("idempotency", |stop| idempotency::purge(road.pool.clone(), stop))
             .then("sweeper", |stop| sweeper::run(road, stop));
         foundation.consume(stages, handler).run(shutdown).await
     }
@@ -99,6 +103,7 @@ impl Application {
 pub struct Road {
     pub pool: PgPool,
     pub outbox: Outbox,
+    pub idempotency: Idempotency,
     pub metrics: ReservationMetrics,
     pub room: Room<Status>,
     pub deadline_secs: u32,
@@ -117,6 +122,24 @@ impl Road {
         Ok(writes)
     }
 
+    /// Places in a transaction of its own, each key once.
+    ///
+    /// # Errors
+    /// Nothing was committed, unless the answer to the commit was lost.
+    pub async fn place(&self, placings: &[Placing]) -> Result<Vec<Placed>, Fault> {
+        let mut transaction = Transaction::begin(&self.pool).await?;
+        let claims = placings.iter().filter_map(|placing| placing.claim.as_ref());
+        let mut kept = self.idempotency.load(&mut transaction, claims).await?;
+        let state = store::load(&mut transaction, placings.iter().map(|placing| &placing.input)).await?;
+        let (writes, answers) = placing::decide(state, &mut kept, placings, Timestamp::now());
+        self.save(&mut transaction, &writes).await?;
+        self.idempotency.save(&mut transaction, &kept).await?;
+        transaction.commit().await?;
+        self.committed(&writes);
+        self.idempotency.count(answers.iter().flatten().map(|accepted| &accepted.acceptance));
+        Ok(answers)
+    }
+
     async fn decide(&self, connection: &mut PgConnection, inputs: &[Input]) -> Result<Writes, Fault> {
         let state = store::load(connection, inputs).await?;
         self.decide_loaded(connection, state, inputs).await
@@ -129,9 +152,13 @@ impl Road {
         inputs: &[Input],
     ) -> Result<Writes, Fault> {
         let writes = reservation::fold(state, inputs, Timestamp::now());
-        store::save(connection, &writes, self.deadline_secs).await?;
-        self.outbox.insert(connection, &writes.events).await?;
+        self.save(connection, &writes).await?;
         Ok(writes)
+    }
+
+    async fn save(&self, connection: &mut PgConnection, writes: &Writes) -> Result<(), Fault> {
+        store::save(connection, writes, self.deadline_secs).await?;
+        self.outbox.insert(connection, &writes.events).await
     }
 
     fn committed(&self, writes: &Writes) {

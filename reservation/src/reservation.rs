@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use serde::Serialize;
 use service_kit::events::waiting::Progress;
 use shared_events::{
     CancelReason, Count, Event, MovieId, Origin, RejectReason, ReservationCancelled, ReservationConfirmed,
@@ -46,8 +47,9 @@ impl Status {
     }
 }
 
-/// What a customer asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a customer asks for. As written in JSON it tells under an `Idempotency-Key` whether a call is the same
+/// again: a new field is left out there while it says nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Request {
     pub user_id: String,
     pub user_name: String,
@@ -137,7 +139,7 @@ pub struct Writes {
 
 /// Decides all inputs, in order.
 pub fn fold(state: State, inputs: &[Input], now: Timestamp) -> Writes {
-    let mut fold = Fold { state, now, touched: BTreeMap::new(), writes: Writes::default() };
+    let mut fold = Fold::new(state, now);
     for input in inputs {
         let answer = fold.decide(input);
         fold.writes.answers.push(answer);
@@ -151,7 +153,8 @@ enum Touch {
     Changed,
 }
 
-struct Fold {
+/// A fold under way, for whom the answer to one input decides about the next.
+pub(crate) struct Fold {
     state: State,
     now: Timestamp,
     touched: BTreeMap<ReservationId, Touch>,
@@ -159,7 +162,11 @@ struct Fold {
 }
 
 impl Fold {
-    fn decide(&mut self, input: &Input) -> Answer {
+    pub(crate) fn new(state: State, now: Timestamp) -> Self {
+        Self { state, now, touched: BTreeMap::new(), writes: Writes::default() }
+    }
+
+    pub(crate) fn decide(&mut self, input: &Input) -> Answer {
         let Some(reservation) = self.state.get(&input.id) else {
             return match &input.command {
                 Command::Place(request) => self.place(input, request),
@@ -241,7 +248,7 @@ impl Fold {
         Answer::Done { reservation: Box::new(reservation), changed: true }
     }
 
-    fn finish(mut self) -> Writes {
+    pub(crate) fn finish(mut self) -> Writes {
         for (id, touch) in std::mem::take(&mut self.touched) {
             let Some(reservation) = self.state.remove(&id) else { continue };
             match touch {

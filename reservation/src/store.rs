@@ -25,8 +25,11 @@ macro_rules! select_reservation {
 ///
 /// # Errors
 /// The database's.
-pub async fn load(connection: &mut PgConnection, inputs: &[Input]) -> Result<State, sqlx::Error> {
-    let ids: Vec<Uuid> = inputs.iter().map(|input| input.id.0).collect();
+pub async fn load(
+    connection: &mut PgConnection,
+    inputs: impl IntoIterator<Item = &Input>,
+) -> Result<State, sqlx::Error> {
+    let ids: Vec<Uuid> = inputs.into_iter().map(|input| input.id.0).collect();
     let rows = sqlx::query(select_reservation!("where id = any ($1) order by id for update"))
         .bind(&ids)
         .fetch_all(connection)

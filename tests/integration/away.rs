@@ -130,7 +130,7 @@ async fn everything_is_refused(
         for api in [&theater.api, &direct] {
             let mut request = api.request(method.clone(), path).timeout(ANSWER).header("if-match", "*");
             if let Some(body) = body {
-                request = request.json(body);
+                request = request.json(body).header("idempotency-key", "refused, so kept nowhere");
             }
             let answer = Api::send(request).await.with_context(|| format!("{method} {path}"))?;
             is_refusal(&answer).with_context(|| format!("{method} {path}: {answer:?}"))?;

@@ -2,7 +2,7 @@
 //! contract's problem.
 
 use anyhow::{Context, ensure};
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 use theater_tests::Api;
 use theater_tests::api::Answer;
@@ -104,18 +104,24 @@ impl Call {
         format!("{} {path} {body}", self.method)
     }
 
+    /// The request alone.
+    pub(crate) fn request(&self, api: &Api) -> RequestBuilder {
+        let mut request = api.request(self.method.clone(), &self.path);
+        for (name, value) in &self.headers {
+            request = request.header(*name, value.as_slice());
+        }
+        match &self.body {
+            Some(body) => request.body(body.clone()),
+            None => request,
+        }
+    }
+
     /// Makes the call, and compares.
     ///
     /// # Errors
     /// A connection that was cut, or another answer than the expected one.
     pub(crate) async fn play(&self, api: &Api) -> anyhow::Result<Answer> {
-        let mut request = api.request(self.method.clone(), &self.path);
-        for (name, value) in &self.headers {
-            request = request.header(*name, value.as_slice());
-        }
-        if let Some(body) = &self.body {
-            request = request.body(body.clone());
-        }
+        let request = self.request(api);
         let name = self.name();
         let answer = Api::send(request).await.with_context(|| name.clone())?;
         let shown: String = answer.text.chars().take(4 * SHOWN).collect();

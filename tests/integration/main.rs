@@ -11,6 +11,7 @@ mod calls;
 mod capacity;
 mod endings;
 mod http_surface;
+mod idempotency;
 mod ledgers;
 mod look;
 mod narrow;
@@ -37,6 +38,14 @@ fn main() -> ExitCode {
         http_surface::reservations_are_cancelled_and_told,
         http_surface::reservations_are_placed_and_shown,
         http_surface::rows_are_filtered,
+        idempotency::a_key_belongs_to_its_scope,
+        idempotency::a_key_has_one_effect,
+        idempotency::a_repeat_waits_by_itself,
+        idempotency::acceptances_outlive_the_service_but_not_their_time,
+        idempotency::both_replicas_past_the_look,
+        idempotency::many_at_once_in_one_replica,
+        idempotency::many_at_once_in_two_replicas,
+        idempotency::opposite_orders_do_not_block,
         ledgers::are_unbroken_under_load,
         ledgers::what_commits_late_is_sent,
         narrow::events_that_fit_are_sent,

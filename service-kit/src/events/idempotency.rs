@@ -123,6 +123,12 @@ impl Acceptance {
         self.headers.iter().find(|(header, _)| header == name.as_str()).map(|(_, value)| value.as_str())
     }
 
+    /// With another status and body, and the headers that it has.
+    #[must_use]
+    pub fn showing(self, status: StatusCode, body: &impl Serialize) -> Self {
+        Self { status, body: Self::json(status, body).body, ..self }
+    }
+
     #[must_use]
     pub fn into_response(self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status);
@@ -165,9 +171,9 @@ impl Kept {
         )))
     }
 
-    /// Adds the answer of a call that was decided just now, unless it was refused or has no key.
-    pub fn keep(&mut self, claim: Option<&Claim>, answer: &Result<Acceptance, Problem>) {
-        if let (Some(Claim { place, fingerprint }), Ok(acceptance)) = (claim, answer) {
+    /// Adds the acceptance of a call that was decided just now, if it has a key.
+    pub fn keep(&mut self, claim: Option<&Claim>, acceptance: &Acceptance) {
+        if let Some(Claim { place, fingerprint }) = claim {
             let (fingerprint, acceptance) = (*fingerprint, acceptance.clone());
             self.0.insert(place.clone(), Entry { fingerprint, acceptance, new: true });
         }
@@ -220,11 +226,9 @@ impl Idempotency {
         if saved == new.len() as u64 { Ok(()) } else { Err(Fault::Fenced) }
     }
 
-    /// Counts the answers of a committed transaction that were given before.
-    pub fn count(&self, answers: &[Result<Acceptance, Problem>]) {
-        let repeated =
-            |answer: &&Result<Acceptance, Problem>| matches!(answer, Ok(accepted) if accepted.repeated);
-        self.repeats.inc_by(answers.iter().filter(repeated).count() as u64);
+    /// Counts those of a committed transaction's acceptances that had been given before.
+    pub fn count<'a>(&self, acceptances: impl IntoIterator<Item = &'a Acceptance>) {
+        self.repeats.inc_by(acceptances.into_iter().filter(|acceptance| acceptance.repeated).count() as u64);
     }
 }
 
