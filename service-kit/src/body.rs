@@ -24,7 +24,8 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Extracts a JSON body.
 ///
-/// 413 over [`BODY_LIMIT`]; 415 unless `Content-Type` is `application/json` or `…+json`; 400 for what is not
+/// 413 over [`BODY_LIMIT`]; 415 unless `Content-Type` is `application/json` or `…+json`, and for any
+/// `Content-Encoding`; 400 for what is not
 /// UTF-8, not JSON, or not a `T`, the latter with a pointer to the field; 408 after [`BODY_TIMEOUT`].
 #[derive(Debug)]
 pub struct Json<T>(pub T);
@@ -34,11 +35,12 @@ impl<T: DeserializeOwned> FromRequest for Json<T> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
 
     fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let media_type = is_json(req);
+        let (media_type, uncoded) = (is_json(req), is_uncoded(req));
         let declared = declared_length(req);
         let payload = payload.take();
         Box::pin(async move {
             media_type?;
+            uncoded?;
             parse(&read(payload, declared).await?).map(Json)
         })
     }
@@ -90,6 +92,16 @@ fn is_json(req: &HttpRequest) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::unsupported_media_type("Content-Type must be application/json"))
+}
+
+/// Bodies are small, and nobody has to guess how large one grows: none is taken compressed.
+fn is_uncoded(req: &HttpRequest) -> Result<(), Problem> {
+    let codings = req.headers().get_all(header::CONTENT_ENCODING);
+    if codings.into_iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Ok(());
+    }
+    Err(Problem::unsupported_media_type("a body is taken as it is: without Content-Encoding")
+        .with_header(header::ACCEPT_ENCODING, "identity"))
 }
 
 /// Reads `bytes` as a `T`; the problem points at what is wrong.
@@ -252,6 +264,19 @@ mod tests {
             let (status, answer) = post(content_type, "{}").await;
             assert_eq!(status, 415, "{content_type}");
             assert_eq!(answer["detail"], "Content-Type must be application/json");
+        }
+    }
+
+    #[actix_web::test]
+    async fn refuses_compressed_bodies() {
+        let app = test::init_service(App::new().route("/", web::post().to(handler))).await;
+        for (coding, status) in [("gzip", 415), ("br, gzip", 415), ("", 415), ("identity", 400)] {
+            let request = test::TestRequest::post()
+                .insert_header(("content-type", "application/json"))
+                .insert_header(("content-encoding", coding));
+            let response = test::call_service(&app, request.set_payload("{").to_request()).await;
+            assert_eq!(response.status(), status, "{coding}");
+            assert_eq!(response.headers().contains_key("accept-encoding"), status == 415);
         }
     }
 

@@ -25,6 +25,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, field};
 use uuid::Uuid;
 
+mod heads;
+mod methods;
+
+pub use heads::{HeadBounds, TARGET_MAX};
+pub use methods::method;
+
 use crate::{
     health::Health,
     metrics::Metrics,
@@ -57,6 +63,19 @@ const WAIT_MARGIN: Duration = Duration::from_secs(1);
 /// gateway's for one that waits.
 const STOP_LIMIT_SECS: u64 = 13;
 
+/// Connections that one worker has open at once. More wait to be accepted: a flood of slow ones costs memory for
+/// this many, and holds the door for no longer than [`HEAD_TIMEOUT`].
+const CONNECTIONS_MAX: usize = 8192;
+
+/// What browsers are told with every answer that doesn't say otherwise: it is data, to be shown nowhere and run by
+/// nobody. HTTPS is the business of whatever ends TLS before the gateway, and so is Strict-Transport-Security.
+pub(crate) const SECURITY: [(HeaderName, &str); 4] = [
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"),
+];
+
 /// Longest request id kept, in bytes.
 const REQUEST_ID_MAX: usize = 128;
 
@@ -80,6 +99,8 @@ pub struct Server {
     pub request_timeout: Duration,
     /// After this a connection that has sent no whole head is answered 408.
     pub head_timeout: Duration,
+    /// What a head over these is answered 431.
+    pub head_bounds: HeadBounds,
     /// Between `/readyz` failing and the end of accepting: until the load balancer has noticed.
     pub drain_delay: Duration,
 }
@@ -95,6 +116,7 @@ impl Server {
             workers: std::thread::available_parallelism().map_or(2, usize::from),
             request_timeout: REQUEST_TIMEOUT,
             head_timeout: HEAD_TIMEOUT,
+            head_bounds: HeadBounds::default(),
             drain_delay: Duration::ZERO,
         }
     }
@@ -110,14 +132,15 @@ impl Server {
         shutdown: CancellationToken,
         routes: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
     ) -> anyhow::Result<()> {
-        let Self { listener, metrics, health, workers, request_timeout, head_timeout, drain_delay } = self;
+        let Self { listener, metrics, health, workers, drain_delay, .. } = self;
         let stopping = Stopping(CancellationToken::new());
         let common = Common {
             metrics,
             health: health.clone(),
             stopping: stopping.clone(),
-            request_timeout,
-            head_timeout,
+            request_timeout: self.request_timeout,
+            head_timeout: self.head_timeout,
+            head_bounds: self.head_bounds,
         };
         let server = serve(listener, workers, common, routes).context("cannot serve HTTP")?;
         let handle = server.handle();
@@ -148,31 +171,29 @@ fn serve(
 ) -> std::io::Result<actix_server::Server> {
     let builder = actix_server::Server::build();
     let draining = builder.graceful_shutdown_signal();
-    let server = builder.workers(workers).disable_signals().shutdown_timeout(STOP_LIMIT_SECS).listen(
-        "http",
-        listener,
-        move || {
-            let draining = draining.clone();
-            let app = app(&common, routes.clone()).into_factory().map_err(|error| error.error_response());
-            let service = HttpService::build()
-                // Closes idle connections as soon as the drain begins; a stop would wait for them otherwise.
-                .graceful_shutdown_signal(move || {
-                    let draining = draining.clone();
-                    async move { draining.notified().await }
-                })
-                .keep_alive(KEEP_ALIVE)
-                .client_request_timeout(common.head_timeout)
-                .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-                .h1(map_config(app, |()| AppConfig::default()));
-            fn_service(async |io: TcpStream| {
-                // Answers are small and written at once: waiting for more to send only delays them.
-                io.set_nodelay(true)?;
-                let peer = io.peer_addr().ok();
-                Ok::<_, DispatchError>((Wire::new(io), peer))
+    let builder = builder.workers(workers).max_concurrent_connections(CONNECTIONS_MAX).disable_signals();
+    let server = builder.shutdown_timeout(STOP_LIMIT_SECS).listen("http", listener, move || {
+        let draining = draining.clone();
+        let app = app(&common, routes.clone()).into_factory().map_err(|error| error.error_response());
+        let service = HttpService::build()
+            // Closes idle connections as soon as the drain begins; a stop would wait for them otherwise.
+            .graceful_shutdown_signal(move || {
+                let draining = draining.clone();
+                async move { draining.notified().await }
             })
-            .and_then(service)
-        },
-    )?;
+            .keep_alive(KEEP_ALIVE)
+            .client_request_timeout(common.head_timeout)
+            .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+            .h1(map_config(app, |()| AppConfig::default()));
+        let bounds = common.head_bounds;
+        fn_service(move |io: TcpStream| async move {
+            // Answers are small and written at once: waiting for more to send only delays them.
+            io.set_nodelay(true)?;
+            let peer = io.peer_addr().ok();
+            Ok::<_, DispatchError>((Wire::new(io, bounds), peer))
+        })
+        .and_then(service)
+    })?;
     Ok(server.run())
 }
 
@@ -239,6 +260,7 @@ struct Common {
     stopping: Stopping,
     request_timeout: Duration,
     head_timeout: Duration,
+    head_bounds: HeadBounds,
 }
 
 fn app<R: Fn(&mut web::ServiceConfig)>(
@@ -249,15 +271,18 @@ fn app<R: Fn(&mut web::ServiceConfig)>(
     + use<R>,
 > {
     let limit = common.request_timeout;
-    let metrics = common.metrics.clone();
+    let (metrics, bounds) = (common.metrics.clone(), common.head_bounds);
     App::new()
         .app_data(Data::new(common.clone()))
-        .configure(routes)
+        // First, so that routes which take every path leave these alone.
         .service(web::resource("/livez").get(livez))
         .service(web::resource("/readyz").get(readyz))
         .service(web::resource("/metrics").get(render_metrics))
+        .configure(routes)
         .default_service(web::to(unknown_route))
         .wrap(from_fn(move |req, next| limited(limit, req, next)))
+        .wrap(from_fn(methods::completed))
+        .wrap(from_fn(move |req, next| heads::checked(bounds, req, next)))
         .wrap(from_fn(move |req, next| observed(metrics.clone(), req, next)))
 }
 
@@ -274,7 +299,8 @@ async fn render_metrics(common: Data<Common>) -> HttpResponse {
     HttpResponse::Ok().content_type(prometheus::TEXT_FORMAT).body(common.metrics.render())
 }
 
-async fn unknown_route() -> Result<HttpResponse, Problem> {
+/// The answer where nothing is.
+pub async fn unknown_route() -> Result<HttpResponse, Problem> {
     Err(Problem::not_found("there is no such resource"))
 }
 
@@ -314,6 +340,11 @@ async fn observed(
     let outcome = next.call(req).instrument(span.clone()).await;
     explained(outcome, |response| {
         response.headers_mut().insert(X_REQUEST_ID, request_id);
+        for (name, value) in SECURITY {
+            if !response.headers().contains_key(&name) {
+                response.headers_mut().insert(name, HeaderValue::from_static(value));
+            }
+        }
         let (status, took) = (response.status(), start.elapsed());
         metrics.observe_request(&method, route.as_deref(), status, took);
         span.record("http.response.status_code", status.as_u16());

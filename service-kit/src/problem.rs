@@ -125,6 +125,13 @@ impl Problem {
         )
     }
 
+    /// 406: no form of the answer is one that the client takes.
+    #[must_use]
+    pub fn not_acceptable(detail: impl Into<String>) -> Self {
+        let status = StatusCode::NOT_ACCEPTABLE;
+        Self::new(status, "not-acceptable", "No acceptable form of the answer", detail)
+    }
+
     /// 409.
     #[must_use]
     pub fn conflict(detail: impl Into<String>) -> Self {
@@ -144,6 +151,12 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "payload-too-large", "The body is too large", detail)
     }
 
+    /// 414.
+    #[must_use]
+    pub fn uri_too_long(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::URI_TOO_LONG, "uri-too-long", "The URL is too long", detail)
+    }
+
     /// 415.
     #[must_use]
     pub fn unsupported_media_type(detail: impl Into<String>) -> Self {
@@ -156,6 +169,21 @@ impl Problem {
     pub fn precondition_required(detail: impl Into<String>) -> Self {
         let status = StatusCode::PRECONDITION_REQUIRED;
         Self::new(status, "precondition-required", "The request must be conditional", detail)
+    }
+
+    /// 429 with `Retry-After`: more requests than one client may make.
+    #[must_use]
+    pub fn too_many_requests(detail: impl Into<String>, retry_after_secs: u64) -> Self {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        Self::new(status, "too-many-requests", "Too many requests", detail)
+            .with_header(header::RETRY_AFTER, &retry_after_secs.to_string())
+    }
+
+    /// 431.
+    #[must_use]
+    pub fn headers_too_large(detail: impl Into<String>) -> Self {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Self::new(status, "headers-too-large", "The request's header fields are too large", detail)
     }
 
     /// 500. What happened is in the log; none of it is told.
@@ -197,14 +225,15 @@ impl Problem {
                 Self { detail: Some(detail).filter(|text| !text.is_empty()), ..Self::method_not_allowed("") }
             }
             408 => Self::request_timeout(detail),
+            406 => Self::not_acceptable(detail),
             409 => Self::conflict(detail),
             412 => Self::precondition_failed(detail),
             413 => Self::payload_too_large(detail),
+            414 => Self::uri_too_long(detail),
             415 => Self::unsupported_media_type(detail),
             428 => Self::precondition_required(detail),
-            431 => {
-                Self::new(status, "headers-too-large", "The request's header fields are too large", detail)
-            }
+            429 => Self::too_many_requests(detail, 1),
+            431 => Self::headers_too_large(detail),
             502 => Self::bad_gateway(detail),
             503 => Self::unavailable(detail),
             504 => Self::gateway_timeout(detail),

@@ -21,7 +21,10 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use crate::problem::{PROBLEM_JSON, Problem};
+use crate::{
+    http::{HeadBounds, SECURITY, TARGET_MAX},
+    problem::{PROBLEM_JSON, Problem},
+};
 
 /// How long a request that was begun may go without a byte of an answer. Longer than any handler may take.
 const SILENCE_LIMIT: Duration = Duration::from_secs(20);
@@ -35,6 +38,9 @@ const IDLE_LIMIT: Duration = Duration::from_secs(90);
 const LINGER_LIMIT: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// A first line that is longer than this was refused for its length: a good one of the longest target is shorter.
+const LINE_MAX: usize = 2 * TARGET_MAX;
+
 /// The last line of every head.
 const HEAD_END: &[u8] = b"\r\n\r\n";
 
@@ -45,6 +51,9 @@ pub(crate) struct Wire<T> {
     deadline: Option<Pin<Box<Sleep>>>,
     /// Bytes of a request have come, and none of an answer have gone since.
     asked: bool,
+    /// The first line of what was asked: its bytes so far, and whether it has ended.
+    line: (usize, bool),
+    bounds: HeadBounds,
     refusal: Option<Refusal>,
 }
 
@@ -59,8 +68,33 @@ struct Refusal {
 }
 
 impl<T> Wire<T> {
-    pub(crate) fn new(io: T) -> Self {
-        Self { io, deadline: None, asked: false, refusal: None }
+    pub(crate) fn new(io: T, bounds: HeadBounds) -> Self {
+        Self { io, deadline: None, asked: false, line: (0, false), bounds, refusal: None }
+    }
+
+    /// Bytes of a request have come.
+    fn received(&mut self, bytes: &[u8]) {
+        // Only the first bytes start the clock: dripping more of them gains no time.
+        if !std::mem::replace(&mut self.asked, true) {
+            self.line = (0, false);
+            self.set_deadline(SILENCE_LIMIT);
+        }
+        if let (length, false) = self.line {
+            let end = bytes.iter().position(|byte| *byte == b'\n');
+            self.line = (length + end.unwrap_or(bytes.len()), end.is_some());
+        }
+    }
+
+    /// The parser doesn't tell a target that is too long from one that is none, or from headers that are too large.
+    fn reason(&self, status: StatusCode) -> StatusCode {
+        match status {
+            StatusCode::BAD_REQUEST | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+                if self.line.0 > LINE_MAX =>
+            {
+                StatusCode::URI_TOO_LONG
+            }
+            _ => status,
+        }
     }
 
     fn set_deadline(&mut self, limit: Duration) {
@@ -77,9 +111,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
         let before = buf.filled().len();
         match Pin::new(&mut this.io).poll_read(cx, buf) {
             Poll::Ready(outcome) => {
-                // Only the first bytes start the clock: dripping more of them gains no time.
-                if buf.filled().len() > before && !std::mem::replace(&mut this.asked, true) {
-                    this.set_deadline(SILENCE_LIMIT);
+                if buf.filled().len() > before {
+                    this.received(&buf.filled()[before..]);
                 }
                 Poll::Ready(outcome)
             }
@@ -106,7 +139,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<T> {
             None => Pin::new(&mut this.io).poll_write(cx, buf),
             // Answers to earlier requests first, as they are.
             Some((start, _)) if start > 0 => Pin::new(&mut this.io).poll_write(cx, &buf[..start]),
-            Some((_, status)) => this.refusal.insert(Refusal::new(status, buf.len())).poll(&mut this.io, cx),
+            Some((_, status)) => {
+                let refusal = Refusal::new(this.reason(status), &this.bounds, buf.len());
+                this.refusal.insert(refusal).poll(&mut this.io, cx)
+            }
         }
     }
 
@@ -120,11 +156,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<T> {
 }
 
 impl Refusal {
-    fn new(status: StatusCode, replaces: usize) -> Self {
-        let problem = Problem::for_status(status, detail(status));
+    fn new(status: StatusCode, bounds: &HeadBounds, replaces: usize) -> Self {
+        let problem = Problem::for_status(status, detail(status, bounds));
         let body = problem.body();
+        let security: String = SECURITY.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let head = format!(
-            "HTTP/1.1 {} {}\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            "HTTP/1.1 {} {}\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {}\r\nconnection: close\r\n{security}\r\n",
             status.as_u16(),
             status.canonical_reason().unwrap_or_default(),
             body.len(),
@@ -161,14 +198,13 @@ impl Refusal {
 }
 
 /// What is told to a client whose request never reached a route.
-fn detail(status: StatusCode) -> &'static str {
+fn detail(status: StatusCode, bounds: &HeadBounds) -> String {
     match status {
-        StatusCode::BAD_REQUEST => "the bytes received are not a valid HTTP/1.1 request",
-        StatusCode::REQUEST_TIMEOUT => "the request's head did not arrive in time",
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
-            "at most 96 header fields in less than 128 KiB are read"
-        }
-        _ => "",
+        StatusCode::BAD_REQUEST => "the bytes received are not a valid HTTP/1.1 request".to_owned(),
+        StatusCode::REQUEST_TIMEOUT => "the request's head did not arrive in time".to_owned(),
+        StatusCode::URI_TOO_LONG => format!("a URL has at most {TARGET_MAX} bytes after its host"),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => bounds.detail(),
+        _ => String::new(),
     }
 }
 
@@ -227,7 +263,7 @@ mod tests {
     async fn writes_the_problem_after_earlier_answers() {
         // Small, so that it takes many partial writes.
         let (near, mut far) = duplex(16);
-        let mut wire = Wire::new(near);
+        let mut wire = Wire::new(near, HeadBounds::default());
         let writing = async {
             wire.write_all(&[FINE, BARE].concat()).await.unwrap();
         };
@@ -247,7 +283,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_that_is_begun_must_be_ended() {
         let (near, mut far) = duplex(1024);
-        let mut wire = Wire::new(near);
+        let mut wire = Wire::new(near, HeadBounds::default());
         let mut space = [0; 64];
         far.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         assert_ne!(wire.read(&mut space).await.unwrap(), 0);
@@ -270,7 +306,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_begun_before_the_last_answer_is_bounded_too() {
         let (near, mut far) = duplex(1024);
-        let mut wire = Wire::new(near);
+        let mut wire = Wire::new(near, HeadBounds::default());
         far.write_all(b"GET / HTTP/1.1\r\n\r\nGET / HT").await.unwrap();
         assert_ne!(wire.read(&mut [0; 64]).await.unwrap(), 0);
         wire.write_all(FINE).await.unwrap();

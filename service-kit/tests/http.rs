@@ -53,6 +53,9 @@ fn routes(config: &mut web::ServiceConfig) {
         .service(web::resource("/orders").get(HttpResponse::Ok).post(order))
         .service(web::resource("/orders/{id}").get(show))
         .service(web::resource("/trace").get(async || trace::current().to_string()))
+        .service(web::resource("/endless").get(async || {
+            HttpResponse::Ok().streaming(futures_util::stream::pending::<Result<web::Bytes, Problem>>())
+        }))
         .service(web::resource("/never").get(std::future::pending::<HttpResponse>))
         .service(web::resource("/number/{n}").get(async |n: web::Path<u8>| n.to_string()))
         .service(web::resource("/held").get(async || {
@@ -164,7 +167,7 @@ async fn malformed_requests_are_told_so() {
         ("chunked twice", 400, b"POST /orders HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked, chunked\r\n\r\n0\r\n\r\n"),
         ("large header", 431, huge.as_bytes()),
         ("many headers", 431, many.as_bytes()),
-        ("long path", 431, long.as_bytes()),
+        ("long path", 414, long.as_bytes()),
     ];
     for (name, status, bytes) in cases {
         let answer = Answer::parse(&server.raw(bytes).await);
@@ -225,7 +228,7 @@ async fn routes_answer_in_problems() {
     );
 
     let not_allowed = server.call("DELETE", "/orders", "", "").await;
-    assert_eq!((not_allowed.status, not_allowed.header("allow")), (405, Some("get, post")));
+    assert_eq!((not_allowed.status, not_allowed.header("allow")), (405, Some("get, head, post, options")));
     not_allowed.problem();
 
     for (path, status) in [
@@ -240,12 +243,82 @@ async fn routes_answer_in_problems() {
         assert_eq!(answer.status, status, "{path}");
         answer.problem();
     }
-    for (method, path) in
-        [("OPTIONS", "*"), ("CONNECT", "example.org:443"), ("GET", "http://other/x"), ("BREW", "/x")]
-    {
+    for (method, path) in [
+        ("GET", "*"),
+        ("CONNECT", "example.org:443"),
+        ("GET", "orders"),
+        ("GET", "http://other/x"),
+        ("BREW", "/x"),
+    ] {
         let answer = server.call(method, path, "", "").await;
         assert!((400..500).contains(&answer.status), "{method} {path}: {answer:?}");
         answer.problem();
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn head_is_get_without_its_body() {
+    let server = start(|_| {});
+    for path in
+        ["/orders", "/orders/7", "/orders/0192f0c1-2345-7abc-8def-0123456789ab", "/livez", "/readyz", "/x"]
+    {
+        let (get, head) = (server.get(path).await, server.call("HEAD", path, "", "").await);
+        assert_eq!((head.status, head.body.as_str()), (get.status, ""), "{path}");
+        let named = |answer: &Answer| -> Vec<String> {
+            let changing = ["date", "x-request-id"].map(str::to_owned);
+            answer
+                .head
+                .lines()
+                .filter(|line| !changing.iter().any(|name| line.starts_with(name)))
+                .map(str::to_owned)
+                .collect()
+        };
+        assert_eq!(named(&head), named(&get), "{path}");
+    }
+    // What would stream for ever ends at once.
+    let head = server.call("HEAD", "/endless", "", "").await;
+    assert_eq!((head.status, head.header("transfer-encoding")), (200, Some("chunked")));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn options_tells_what_a_resource_takes() {
+    let server = start(|_| {});
+    for (path, allow) in [
+        ("/orders", "get, head, post, options"),
+        ("/orders/7", "get, head, options"),
+        ("/livez", "get, head, options"),
+    ] {
+        let answer = server.call("OPTIONS", path, "", "").await;
+        assert_eq!((answer.status, answer.header("allow"), answer.body.as_str()), (204, Some(allow), ""));
+        for method in ["DELETE", "TRACE", "BREW"] {
+            let refused = server.call(method, path, "", "").await;
+            assert_eq!((refused.status, refused.header("allow")), (405, Some(allow)));
+            assert_eq!(
+                refused.problem()["detail"],
+                format!("this resource takes {}", allow.to_ascii_uppercase())
+            );
+        }
+    }
+    assert_eq!(server.call("OPTIONS", "/nothing", "", "").await.status, 404);
+    assert_eq!(server.call("OPTIONS", "*", "", "").await.status, 204);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn every_answer_tells_browsers_what_it_is_not() {
+    let server = start(|_| {});
+    let broken = Answer::parse(&server.raw(b"hello there\r\n\r\n").await);
+    for answer in [server.get("/orders").await, server.get("/x").await, broken] {
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+            ("referrer-policy", "no-referrer"),
+            ("cross-origin-resource-policy", "same-origin"),
+        ] {
+            assert_eq!(answer.header(name), Some(value), "{answer:?}");
+        }
     }
     server.stop().await;
 }
