@@ -13,6 +13,7 @@ use crate::topic::Topic;
 
 /// A moment in UTC, written as RFC 3339 with milliseconds: `2026-11-21T09:20:00.000Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(transparent))]
 pub struct Timestamp(DateTime<Utc>);
 
 impl Timestamp {
@@ -51,8 +52,9 @@ impl<'de> Deserialize<'de> for Timestamp {
 
 /// A number of tickets in one reservation or delivery: at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
-pub struct Count(i64);
+pub struct Count(#[cfg_attr(feature = "schema", schemars(range(min = 1)))] i64);
 
 impl Count {
     /// `None` below 1.
@@ -74,6 +76,7 @@ impl<'de> Deserialize<'de> for Count {
 
 /// Why a movie allocated nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum RejectReason {
     OutOfStock,
@@ -82,6 +85,7 @@ pub enum RejectReason {
 
 /// Why a reservation was cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum CancelReason {
     OutOfStock,
@@ -119,6 +123,7 @@ impl From<RejectReason> for CancelReason {
 
 /// A customer asked for tickets; nothing is decided yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ReservationPlaced {
     pub timestamp: Timestamp,
@@ -134,6 +139,7 @@ pub struct ReservationPlaced {
 
 /// The tickets are the customer's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ReservationConfirmed {
     pub timestamp: Timestamp,
@@ -150,6 +156,7 @@ pub struct ReservationConfirmed {
 
 /// The reservation ended without tickets, or gave them back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ReservationCancelled {
     pub timestamp: Timestamp,
@@ -168,6 +175,7 @@ pub struct ReservationCancelled {
 
 /// A vendor opened the sale with `qty` tickets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct MoviePublished {
     pub timestamp: Timestamp,
@@ -180,6 +188,7 @@ pub struct MoviePublished {
 
 /// A vendor edited the movie's name or description.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct MovieUpdated {
     pub timestamp: Timestamp,
@@ -192,6 +201,7 @@ pub struct MovieUpdated {
 
 /// A delivery of `count` more tickets arrived.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct TicketsAdded {
     pub timestamp: Timestamp,
@@ -205,6 +215,7 @@ pub struct TicketsAdded {
 
 /// `count` tickets were taken from the stock for a reservation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct TicketsAllocated {
     pub timestamp: Timestamp,
@@ -218,6 +229,7 @@ pub struct TicketsAllocated {
 
 /// The stock could not serve a reservation and is unchanged; `version` is the one it was decided at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct AllocationRejected {
     pub timestamp: Timestamp,
@@ -235,6 +247,7 @@ pub struct AllocationRejected {
 
 /// The tickets of a cancelled reservation went back to the stock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct TicketsReleased {
     pub timestamp: Timestamp,
@@ -296,6 +309,12 @@ macro_rules! events {
             /// The record's key: all that concerns one movie is in one partition.
             pub const fn movie_id(&self) -> MovieId {
                 match self { $(Self::$name(event) => event.movie_id,)+ }
+            }
+
+            /// What each type's fields look like; `eventType` is not among them.
+            #[cfg(feature = "schema")]
+            pub(crate) fn fields(generator: &schemars::SchemaGenerator) -> Vec<(&'static str, schemars::Schema)> {
+                vec![$((stringify!($name), generator.clone().into_root_schema_for::<$name>())),+]
             }
 
             /// Decodes the payload of a known type; `None` for an unknown one.

@@ -7,6 +7,7 @@
 //! - [`envelope`]: the metadata that travels in a record's headers (CloudEvents 1.0, binary mode).
 //! - [`codec`]: bytes to events and back; unknown types are told apart from broken records.
 //! - [`topic`]: names of topics and consumer groups, the partitioner.
+//! - `schema`, by the feature of that name: the JSON Schemas of all this.
 //!
 //! This crate changes rarely and under scrutiny: other programs are held against it.
 
@@ -14,6 +15,8 @@ pub mod codec;
 pub mod envelope;
 pub mod event;
 pub mod ids;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod topic;
 
 pub use codec::{Decoded, Malformed, decode, encode};

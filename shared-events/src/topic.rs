@@ -36,6 +36,8 @@ pub enum Consumer {
 }
 
 impl Consumer {
+    pub const ALL: [Self; 4] = [Self::Reservation, Self::Movie, Self::Notification, Self::ReservationList];
+
     /// The topic that it reads.
     pub const fn topic(self) -> Topic {
         match self {

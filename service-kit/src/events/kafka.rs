@@ -21,6 +21,9 @@ use super::dead_letter::TOPIC_LIMIT_BYTES;
 /// How long one request about topics may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How a topic that is missing is made: the log is the source for rebuilding and auditing, so nothing expires.
+pub const TOPIC_SETTINGS: [(&str, &str); 2] = [("cleanup.policy", "delete"), ("retention.ms", "-1")];
+
 /// How often a topic that was created is looked for.
 const VISIBLE_PERIOD: Duration = Duration::from_millis(50);
 
@@ -144,9 +147,8 @@ impl Kafka {
         let topics: Vec<_> = missing
             .iter()
             .map(|(name, dead_letters)| {
-                let topic = NewTopic::new(name, self.partitions, TopicReplication::Fixed(replication))
-                    .set("cleanup.policy", "delete")
-                    .set("retention.ms", "-1");
+                let topic = NewTopic::new(name, self.partitions, TopicReplication::Fixed(replication));
+                let topic = TOPIC_SETTINGS.iter().fold(topic, |topic, (name, value)| topic.set(name, value));
                 if *dead_letters { topic.set("max.message.bytes", &limit) } else { topic }
             })
             .collect();
