@@ -158,6 +158,15 @@ impl<'a> Writer<'a> {
         let mut ids = Vec::new();
         for shard in 0..service_kit::events::outbox::EVENT_SHARDS {
             let id = Uuid::now_v7().to_string();
+            let headers: Vec<_> = self
+                .event
+                .headers
+                .iter()
+                .filter_map(|(name, _)| {
+                    let value = if name == "ce_id" { Some(id.clone()) } else { self.event.header(name) };
+                    Some([name.clone(), value?])
+                })
+                .collect();
             self.last_seq = sqlx::query_scalar(
                 "insert into outbox (shard, topic, key, headers, payload) values ($1, $2, $3, $4, $5)
                  returning seq",
@@ -165,7 +174,7 @@ impl<'a> Writer<'a> {
             .bind(shard)
             .bind(self.topic)
             .bind(self.event.key.as_deref())
-            .bind(json!([["ce_id", id]]).to_string())
+            .bind(json!(headers).to_string())
             .bind(self.event.value.as_deref())
             .fetch_one(&mut self.connection)
             .await?;

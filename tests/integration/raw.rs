@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use theater_tests::promise;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -36,7 +37,9 @@ pub(crate) async fn produce(
     let code = answer.get(place..place + 2).with_context(|| format!("a short answer: {answer:?}"))?;
     ensure!(code == [0, 0], "the broker answers with error {code:?}");
     let offset = answer.get(place + 2..place + 10).context("a short answer")?;
-    Ok(i64::from_be_bytes(offset.try_into()?))
+    let offset = i64::from_be_bytes(offset.try_into()?);
+    promise::put_by_test(topic, 0, offset);
+    Ok(offset)
 }
 
 fn request(topic: &str, batch: &[u8]) -> Vec<u8> {

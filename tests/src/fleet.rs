@@ -9,7 +9,7 @@ use theater_infra::port;
 use theater_infra::supervise::{Child, Program, Scratch, Signal};
 
 use crate::theater::Stage;
-use crate::{Api, eventually};
+use crate::{Api, eventually, promise};
 
 const START: Duration = Duration::from_secs(60);
 
@@ -135,10 +135,11 @@ impl Fleet {
         self.members[index].child.as_ref().map(Child::pid)
     }
 
-    /// Ends all, each by SIGTERM with status 0, and looks for a panic in every log there ever was.
+    /// Ends all, each by SIGTERM with status 0, and looks for a panic in every log there ever was; what they wrote
+    /// must be what the schemas promise.
     ///
     /// # Errors
-    /// One that ended otherwise, or a panic.
+    /// One that ended otherwise, a panic, a record that breaks a promise.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         for index in (0..self.members.len()).rev() {
             if self.members[index].child.is_some() {
@@ -146,7 +147,8 @@ impl Fleet {
                 ensure!(status.success(), "{} ended with {status}", self.members[index].service);
             }
         }
-        no_panic(self.scratch.path())
+        no_panic(self.scratch.path())?;
+        promise::kept(&self.stage).await
     }
 }
 

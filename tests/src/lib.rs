@@ -9,7 +9,7 @@
 //! - [`api`]: the calls of a vendor and a customer; [`log`]: what lies in a topic; [`records`]: making
 //!   records by hand.
 //! - [`eventually()`]: waiting for something, with a deadline.
-//! - [`checks`]: what must hold of any theater at rest.
+//! - [`checks`]: what must hold of any theater at rest; [`promise`]: of every record that a service writes.
 
 pub mod api;
 pub mod checks;
@@ -17,6 +17,7 @@ pub mod environment;
 mod eventually;
 pub mod fleet;
 pub mod log;
+pub mod promise;
 pub mod records;
 pub mod runner;
 pub mod servers;

@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::Message;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
+use service_kit::events::record;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -88,9 +89,8 @@ fn read_blocking(bootstrap: &str, topic: &str) -> anyhow::Result<Vec<Entry>> {
         if message.offset() >= end {
             continue;
         }
-        let headers = message.headers().map_or_else(Vec::new, |headers| {
-            headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
-        });
+        // The client's own way panics on names that are not text.
+        let (headers, _) = record::headers(&message);
         entries.push(Entry {
             partition: message.partition(),
             offset: message.offset(),

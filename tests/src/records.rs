@@ -8,6 +8,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 
 use crate::log::Entry;
+use crate::promise;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -38,7 +39,8 @@ pub async fn produce(producer: &FutureProducer, topic: &str, entry: &Entry) -> a
     if let Some(value) = &entry.value {
         record = record.payload(value);
     }
-    producer.send(record, TIMEOUT).await.map_err(|(error, _)| error)?;
+    let place = producer.send(record, TIMEOUT).await.map_err(|(error, _)| error)?;
+    promise::put_by_test(topic, place.partition, place.offset);
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 use tracing_subscriber::EnvFilter;
 
-use crate::Environment;
+use crate::{Environment, promise};
 
 pub type Outcome<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
 
@@ -49,9 +49,14 @@ pub fn run(tests: Vec<Test>, threads: usize) -> ExitCode {
     let environment = Arc::new(OnceCell::new());
     let trials = tests.into_iter().map(|test| trial(test, &runtime, &environment)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
+    let promises = promise::conclude(!conclusion.has_failed());
     // Containers and processes end here; a static would never be dropped.
     runtime.block_on(async move { drop(environment) });
     theater_infra::supervise::finish();
+    if let Err(error) = promises {
+        eprintln!("{error:#}");
+        return ExitCode::FAILURE;
+    }
     conclusion.exit_code()
 }
 

@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::environment::new_database;
-use crate::{Api, Environment};
+use crate::{Api, Environment, promise};
 
 /// What a theater is to be like.
 #[derive(Clone, Debug)]
@@ -45,9 +45,11 @@ impl Stage {
     /// # Errors
     /// The database server's.
     pub async fn new(bootstrap: String, admin_url: &str, setup: &Setup) -> anyhow::Result<Self> {
+        let prefix = Environment::prefix();
+        promise::expect(&prefix);
         Ok(Self {
             bootstrap,
-            prefix: Environment::prefix(),
+            prefix,
             partitions: setup.partitions,
             deadline_secs: setup.deadline_secs,
             settings: setup.settings.clone(),
@@ -202,12 +204,13 @@ impl Theater {
         stop(stopping).await
     }
 
-    /// Stops all services; each must have run well and drained.
+    /// Stops all services; each must have run well and drained, and written what the schemas promise.
     ///
     /// # Errors
     /// A service that didn't.
     pub async fn stop(self) -> anyhow::Result<()> {
-        stop(self.parts).await
+        stop(self.parts).await?;
+        promise::kept(&self.stage).await
     }
 }
 
