@@ -6,10 +6,12 @@ use std::process::ExitCode;
 use theater_tests::{runner, tests};
 
 mod crowd;
+mod keys;
 mod killed;
 
 fn main() -> ExitCode {
     let tests = tests![
+        keys::a_key_has_one_effect_whoever_dies,
         killed::every_service_once_by_kill_9,
         killed::frozen_owners_of_partitions_and_shards,
         killed::replicas_come_and_go,
