@@ -9,7 +9,7 @@
 //!   [`kafka_embedded`]: a Kafka-protocol broker inside the process.
 //! - [`supervise`]: children that never outlive us, folders that go away with us; [`interrupt`]: Ctrl-C.
 //! - [`records`]: reading topics; [`show`]: records as lines; [`running`]: the runtime file.
-//! - [`cache`], [`http`], [`port`], [`progress`]: what those stand on.
+//! - [`cache`], [`http`], [`java`], [`port`], [`progress`]: what those stand on.
 //!
 //! The tests crate takes its environment from here too. Linux only: parent-death signals and pidfds are.
 
@@ -18,6 +18,7 @@ pub mod demo;
 pub mod fleet;
 pub mod http;
 pub mod interrupt;
+pub mod java;
 pub mod kafka_embedded;
 pub mod kafka_native;
 pub mod options;
