@@ -35,15 +35,51 @@ pub fn main_with<C: Parser>(
     serve: impl AsyncFnOnce(C, CancellationToken) -> anyhow::Result<()>,
 ) -> ExitCode {
     let config = C::parse_from(args);
+    let telemetry = telemetry(&config).clone();
+    self::serve(service, &telemetry, |shutdown| serve(config, shutdown))
+}
+
+/// [`main`] of what has been parsed already.
+pub fn serve<F: Future<Output = anyhow::Result<()>>>(
+    service: &'static str,
+    telemetry: &TelemetryConfig,
+    serve: impl FnOnce(CancellationToken) -> F,
+) -> ExitCode {
+    within(service, telemetry, async {
+        let signal = signal()?;
+        let shutdown = CancellationToken::new();
+        until(signal, DRAIN_LIMIT, serve(shutdown.clone()), shutdown).await
+    })
+}
+
+/// Runs what ends by itself, such as an operator's command; SIGTERM or SIGINT cuts it off.
+pub fn once(
+    service: &'static str,
+    telemetry: &TelemetryConfig,
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> ExitCode {
+    within(service, telemetry, async {
+        tokio::select! {
+            outcome = work => outcome,
+            signal = signal()? => bail!("cut off by {signal}"),
+        }
+    })
+}
+
+fn within(
+    service: &'static str,
+    telemetry: &TelemetryConfig,
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> ExitCode {
     // Before the runtime and after it: the exporter has a thread and a blocking client of its own.
-    let telemetry = match telemetry::init(service, telemetry(&config)) {
+    let telemetry = match telemetry::init(service, telemetry) {
         Ok(telemetry) => telemetry,
         Err(error) => {
             eprintln!("{service}: {error:#}");
             return ExitCode::FAILURE;
         }
     };
-    let outcome = run(config, serve);
+    let outcome = run(work);
     if let Err(error) = &outcome {
         tracing::error!(error = format!("{error:#}"), "{service} failed");
     }
@@ -51,19 +87,12 @@ pub fn main_with<C: Parser>(
     if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn run<C>(
-    config: C,
-    serve: impl AsyncFnOnce(C, CancellationToken) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+fn run(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let outcome = runtime.block_on(async {
-        let signal = signal()?;
-        let shutdown = CancellationToken::new();
-        until(signal, DRAIN_LIMIT, serve(config, shutdown.clone()), shutdown).await
-    });
+    let outcome = runtime.block_on(work);
     runtime.shutdown_timeout(RUNTIME_LIMIT);
     outcome
 }
