@@ -2,13 +2,22 @@
 
 use std::net::SocketAddr;
 
+use lettre::message::Mailbox;
 use service_kit::config::TelemetryConfig;
 use service_kit::events::EventsConfig;
+use shared_events::ReservationId;
+use uuid::Uuid;
 
-/// Tells customers how their reservations ended: one notification per outcome
+use crate::mailer::{SmtpUrl, SmtpUrlParser};
+
+/// Tells customers how their reservations ended: one notification per outcome, and an e-mail
 #[derive(clap::Parser, Clone, Debug)]
 #[command(name = "notification", version)]
 pub struct Config {
+    /// What to do instead of running the service
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     #[command(flatten)]
     pub events: EventsConfig,
 
@@ -17,5 +26,112 @@ pub struct Config {
     pub bind_address: SocketAddr,
 
     #[command(flatten)]
+    pub email: EmailConfig,
+
+    #[command(flatten)]
     pub telemetry: TelemetryConfig,
+}
+
+/// How customers are reached.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "E-mail")]
+pub struct EmailConfig {
+    /// The mail server: smtp://user:password@host:port, smtps:// for TLS, smtp://…?tls=required for STARTTLS, the user
+    /// only if it wants one; without it notifications are stored only
+    #[arg(long, env = "SMTP_URL", hide_env_values = true, value_parser = SmtpUrlParser)]
+    pub smtp_url: Option<SmtpUrl>,
+
+    /// Whom e-mails are from
+    #[arg(long, env = "SMTP_FROM", default_value = "theater <no-reply@localhost>")]
+    pub smtp_from: Mailbox,
+
+    /// Attempts at an e-mail before it counts as failed. The first waits follow one another by 1, 2, 4 … seconds, up to
+    /// an hour: 16 attempts take some five hours
+    #[arg(long, env = "SMTP_ATTEMPTS_MAX", default_value_t = 16,
+          value_parser = clap::value_parser!(i32).range(1..=1000))]
+    pub smtp_attempts_max: i32,
+}
+
+#[derive(clap::Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Puts e-mails that have failed back to be sent, with all their attempts before them, and says how many; a running
+    /// service sends them. It needs DATABASE_URL only
+    RetryFailed {
+        /// Only those of this reservation
+        #[arg(long, value_name = "ID", value_parser = reservation)]
+        reservation: Option<ReservationId>,
+    },
+}
+
+fn reservation(text: &str) -> Result<ReservationId, String> {
+    text.parse::<Uuid>().map(ReservationId).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Config, String> {
+        let args = ["notification", "--database-url=postgres://localhost/n"].iter().chain(args);
+        Config::try_parse_from(args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn mail_servers_are_named_by_url() {
+        for url in [
+            "smtp://localhost",
+            "smtp://localhost:2525",
+            "smtp://jane:s%20e@mail.example.org:587?tls=required",
+            "smtp://mail.example.org?tls=opportunistic",
+            "smtps://jane:secret@mail.example.org",
+            "smtps://[::1]:465/helo.example.org",
+        ] {
+            let config = parse(&["--smtp-url", url]).unwrap();
+            assert!(config.email.smtp_url.is_some(), "{url}");
+        }
+        assert!(parse(&[]).unwrap().email.smtp_url.is_none());
+    }
+
+    #[test]
+    fn what_is_refused_is_named_and_no_password_shown() {
+        for (args, name) in [
+            (["--smtp-url", "http://jane:secret@mail"], "--smtp-url"),
+            (["--smtp-url", "smtp://jane:secret@"], "--smtp-url"),
+            (["--smtp-url", "smtp://jane:secret@mail:port"], "--smtp-url"),
+            (["--smtp-url", "smtp://jane:secret@mail?tls=perhaps"], "tls=required"),
+            (["--smtp-url", "smtp://jane:secret@mail?TLS=required"], "tls=required"),
+            (["--smtp-url", "smtp://secret@mail"], "user:password@host"),
+            (["--smtp-url", ""], "--smtp-url"),
+            (["--smtp-from", "nobody"], "--smtp-from"),
+            (["--smtp-from", "a@b\r\nBcc: c@d"], "--smtp-from"),
+            (["--smtp-attempts-max", "0"], "--smtp-attempts-max"),
+        ] {
+            let message = parse(&args).unwrap_err();
+            assert!(message.contains(name), "{args:?}: {message}");
+            assert!(!message.contains("secret"), "{message}");
+        }
+        let config = parse(&["--smtp-url", "smtp://jane:secret@mail"]).unwrap();
+        assert!(!format!("{config:?}").contains("secret"), "{config:?}");
+    }
+
+    #[test]
+    fn help_documents_each_setting() {
+        let help = parse(&["--help"]).unwrap_err();
+        for name in ["SMTP_URL", "SMTP_FROM", "SMTP_ATTEMPTS_MAX", "retry-failed", "smtps://"] {
+            assert!(help.contains(name), "{help}");
+        }
+    }
+
+    #[test]
+    fn commands_stand_beside_the_settings() {
+        assert!(parse(&[]).unwrap().command.is_none());
+        let all = parse(&["retry-failed"]).unwrap().command.unwrap();
+        assert!(matches!(all, Command::RetryFailed { reservation: None }));
+        let id = "0192f0c1-7c1a-7000-8000-000000000001";
+        let one = parse(&["retry-failed", "--reservation", id]).unwrap().command.unwrap();
+        assert!(matches!(one, Command::RetryFailed { reservation: Some(found) } if found.to_string() == id));
+        assert!(parse(&["retry-failed", "--reservation", "7"]).unwrap_err().contains("--reservation"));
+    }
 }

@@ -1,45 +1,20 @@
 //! Outcomes from the log, recorded a batch at a time.
 
-use prometheus::{IntCounterVec, Opts, Registry};
+use std::sync::Arc;
+
 use service_kit::events::{Delivery, EventHandler, Fault};
 use sqlx::PgConnection;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
+use crate::metrics::NotificationMetrics;
 use crate::notification::{Notification, Status, fold};
 use crate::store;
 
-/// What customers were told.
-#[derive(Clone)]
-pub struct NotificationMetrics {
-    notifications: IntCounterVec,
-}
-
-impl NotificationMetrics {
-    /// # Errors
-    /// A name that is taken.
-    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let notifications = IntCounterVec::new(
-            Opts::new("notifications_total", "Notifications recorded, by the outcome that they tell"),
-            &["outcome"],
-        )?;
-        for status in Status::ALL {
-            // A rate needs a zero to begin with.
-            notifications.with_label_values(&[status.as_str()]);
-        }
-        registry.register(Box::new(notifications.clone()))?;
-        Ok(Self { notifications })
-    }
-
-    fn count(&self, recorded: &[Status]) {
-        for status in Status::ALL {
-            let count = recorded.iter().filter(|recorded| **recorded == status).count();
-            self.notifications.with_label_values(&[status.as_str()]).inc_by(count as u64);
-        }
-    }
-}
-
 pub struct Handler {
     pub metrics: NotificationMetrics,
+    /// Who sends e-mails, if they are sent.
+    pub sender: Option<Arc<Notify>>,
 }
 
 impl EventHandler for Handler {
@@ -59,10 +34,15 @@ impl EventHandler for Handler {
         }
         let state = store::load(connection, &inputs).await?;
         let writes = fold(state, inputs);
-        Ok(store::save(connection, &writes).await?)
+        Ok(store::save(connection, &writes, self.sender.is_some()).await?)
     }
 
     fn committed(&self, recorded: Self::Effects) {
         self.metrics.count(&recorded);
+        if let Some(sender) = &self.sender
+            && !recorded.is_empty()
+        {
+            sender.notify_one();
+        }
     }
 }

@@ -43,10 +43,13 @@ struct NotificationView<'a> {
     count: i64,
     message: &'a str,
     sent_at: Timestamp,
+    /// What became of the e-mail, if one is sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email_status: Option<&'a str>,
 }
 
 impl<'a> From<&'a Recorded> for NotificationView<'a> {
-    fn from(Recorded { notification, sent_at }: &'a Recorded) -> Self {
+    fn from(Recorded { notification, sent_at, email_state }: &'a Recorded) -> Self {
         Self {
             id: notification.id,
             reserve_id: notification.reservation_id,
@@ -58,6 +61,7 @@ impl<'a> From<&'a Recorded> for NotificationView<'a> {
             count: notification.count.get(),
             message: &notification.message,
             sent_at: *sent_at,
+            email_status: email_state.as_deref(),
         }
     }
 }

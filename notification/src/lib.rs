@@ -1,39 +1,91 @@
-//! Tells the customer: one notification per reservation and outcome.
+//! Tells the customer: one notification per reservation and outcome, and an e-mail if there is an address.
 //!
 //! # Layout
 //!
 //! - [`notification`]: what is told, and that it is told once: pure.
 //! - [`store`]: the rows behind it.
 //! - [`events`]: outcomes from the log.
+//! - [`sender`]: e-mails that are due; [`email`]: what one says; [`mailer`]: the way to the mail server.
 //! - [`http`]: what was told, newest first.
-//! - [`config`]: the settings.
+//! - [`config`]: the settings, and the operator's command; [`metrics`]: what is counted.
 
 pub mod config;
+pub mod email;
 pub mod events;
 pub mod http;
+pub mod mailer;
+pub mod metrics;
 pub mod notification;
+pub mod sender;
 pub mod store;
 
+use std::ffi::OsString;
 use std::net::TcpListener;
+use std::process::ExitCode;
+use std::sync::Arc;
 
+use anyhow::Context;
+use clap::Parser;
 use service_kit::events::{Foundation, Needs};
+use service_kit::shutdown;
 use shared_events::Consumer;
 use sqlx::migrate::Migrator;
+use sqlx::{Connection, PgConnection};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use config::Command;
 pub use config::Config;
+use mailer::Mailer;
+use metrics::{EmailMetrics, NotificationMetrics};
+use sender::Sender;
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// The process: the service, or one of the operator's commands.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let config = Config::parse_from(args);
+    let telemetry = config.telemetry.clone();
+    match config.command.clone() {
+        None => shutdown::serve("notification", &telemetry, async |shutdown| {
+            Application::build(config).await?.run(shutdown).await
+        }),
+        Some(command) => shutdown::once("notification", &telemetry, async {
+            println!("{}", command.execute(&config).await?);
+            Ok(())
+        }),
+    }
+}
+
+impl Command {
+    /// Does it, and answers what is to be said of it.
+    ///
+    /// # Errors
+    /// A database that can't be reached, or that no service has migrated yet.
+    pub async fn execute(self, config: &Config) -> anyhow::Result<String> {
+        let url = &config.events.database_url;
+        let mut connection =
+            PgConnection::connect_with(&url.0).await.with_context(|| format!("the database {url:?}"))?;
+        match self {
+            Self::RetryFailed { reservation } => {
+                let count = store::email::retry_failed(&mut connection, reservation).await?;
+                let what = if count == 1 { "e-mail is" } else { "e-mails are" };
+                Ok(format!("{count} failed {what} to be sent again"))
+            }
+        }
+    }
+}
 
 /// The service, built and bound, not yet running.
 pub struct Application {
     foundation: Foundation,
     listener: TcpListener,
-    metrics: events::NotificationMetrics,
+    metrics: NotificationMetrics,
+    sender: Option<Sender>,
 }
 
 impl Application {
-    /// Binds the address, connects to the database and migrates it. Kafka may be away.
+    /// Binds the address, connects to the database and migrates it. Kafka and the mail server may be away.
     ///
     /// # Errors
     /// An address in use; a database that can't be reached or migrated.
@@ -43,12 +95,20 @@ impl Application {
             consumer: Consumer::Notification,
             migrations: Migrator::with_migrations(MIGRATIONS.iter().cloned().collect()),
             publishes: false,
-            // A row is a promise: the e-mail will follow from it.
+            // A row is a promise: the e-mail follows from it.
             asynchronous_commit: false,
         };
         let foundation = Foundation::build(&config.events, needs).await?;
-        let metrics = events::NotificationMetrics::new(foundation.metrics.registry())?;
-        Ok(Self { foundation, listener, metrics })
+        let metrics = NotificationMetrics::new(foundation.metrics.registry())?;
+        let emails = EmailMetrics::new(foundation.metrics.registry())?;
+        let sender = config.email.smtp_url.map(|url| Sender {
+            pool: foundation.pool.clone(),
+            mailer: Mailer::new(&url, config.email.smtp_from),
+            attempts_max: config.email.smtp_attempts_max,
+            metrics: emails,
+            wake: Arc::new(Notify::new()),
+        });
+        Ok(Self { foundation, listener, metrics, sender })
     }
 
     /// The port that was bound; 0 if the system can't tell.
@@ -61,10 +121,17 @@ impl Application {
     /// # Errors
     /// A fatal fault.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { foundation, listener, metrics } = self;
+        let Self { foundation, listener, metrics, sender } = self;
         let api = http::Api { pool: foundation.pool.clone() };
-        let handler = events::Handler { metrics };
-        let stages = foundation.serve(listener, http::routes(api));
+        let wake = sender.as_ref().map(|sender| Arc::clone(&sender.wake));
+        let handler = events::Handler { metrics, sender: wake };
+        let mut stages = foundation.serve(listener, http::routes(api));
+        if let Some(sender) = sender {
+            let (pool, metrics) = (sender.pool.clone(), sender.metrics.clone());
+            stages = stages
+                .then("e-mails", |stop| sender.run(stop))
+                .then("e-mail backlog", |stop| sender::watch(pool, metrics, stop));
+        }
         foundation.consume(stages, handler).run(shutdown).await
     }
 }

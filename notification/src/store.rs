@@ -1,9 +1,13 @@
-//! The notification service's rows. They are only ever inserted.
+//! The notification service's rows. Notifications are only ever inserted; [`email`] is what is sent of them.
+
+use std::collections::HashMap;
 
 use shared_events::{CancelReason, Count, MovieId, ReservationId, Timestamp};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
+
+pub mod email;
 
 use crate::notification::{Key, Notification, Outcome, State, Status, Writes};
 
@@ -13,7 +17,8 @@ macro_rules! select_notification {
     ($rest:literal) => {
         concat!(
             "select seq, id, reservation_id, outcome, reason, user_id, user_name, email, movie_id, movie_name, \
-             count, message, sent_at from notification ",
+             count, message, notification.sent_at, email.state as email_state \
+             from notification left join email on notification_id = id ",
             $rest
         )
     };
@@ -41,29 +46,39 @@ fn key(row: &PgRow) -> Result<Key, sqlx::Error> {
 }
 
 /// Writes what was decided, and tells what of it is new: another owner of the partition may have been
-/// here since `load`.
+/// here since `load`. With `emails`, what is new and has an address is to be sent there.
 ///
 /// # Errors
 /// The database's.
-pub async fn save(connection: &mut PgConnection, writes: &Writes) -> Result<Vec<Status>, sqlx::Error> {
+pub async fn save(
+    connection: &mut PgConnection,
+    writes: &Writes,
+    emails: bool,
+) -> Result<Vec<Status>, sqlx::Error> {
     let new = &writes.new;
     if new.is_empty() {
         return Ok(Vec::new());
     }
     // Numbered in the order of the log, inserted in the order of the key.
     let rows = sqlx::query(
-        "insert into notification (seq, id, reservation_id, outcome, reason, user_id, user_name, email,
-                                   movie_id, movie_name, count, message)
-         select * from (
-             select nextval('notification_seq_seq'), row.*
-             from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-                         $8::uuid[], $9::text[], $10::bigint[], $11::text[])
-                 as row (id, reservation_id, outcome, reason, user_id, user_name, email, movie_id,
-                         movie_name, count, message)
-         ) as numbered
-         order by reservation_id, outcome
-         on conflict on constraint notification_reservation_id_outcome_key do nothing
-         returning outcome",
+        "with recorded as (
+             insert into notification (seq, id, reservation_id, outcome, reason, user_id, user_name, email,
+                                       movie_id, movie_name, count, message)
+             select * from (
+                 select nextval('notification_seq_seq'), row.*
+                 from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+                             $8::uuid[], $9::text[], $10::bigint[], $11::text[])
+                     as row (id, reservation_id, outcome, reason, user_id, user_name, email, movie_id,
+                             movie_name, count, message)
+             ) as numbered
+             order by reservation_id, outcome
+             on conflict on constraint notification_reservation_id_outcome_key do nothing
+             returning id, outcome, email
+         ), to_send as (
+             insert into email (notification_id)
+             select id from recorded where $12 and email is not null order by id
+         )
+         select outcome from recorded",
     )
     .bind(new.iter().map(|new| new.id).collect::<Vec<_>>())
     .bind(new.iter().map(|new| new.reservation_id.0).collect::<Vec<_>>())
@@ -76,6 +91,7 @@ pub async fn save(connection: &mut PgConnection, writes: &Writes) -> Result<Vec<
     .bind(new.iter().map(|new| new.movie_name.as_deref()).collect::<Vec<_>>())
     .bind(new.iter().map(|new| new.count.get()).collect::<Vec<_>>())
     .bind(new.iter().map(|new| new.message.as_str()).collect::<Vec<_>>())
+    .bind(emails)
     .fetch_all(connection)
     .await?;
     rows.iter().map(|row| status(row.try_get("outcome")?)).collect()
@@ -85,6 +101,8 @@ pub async fn save(connection: &mut PgConnection, writes: &Writes) -> Result<Vec<
 pub struct Recorded {
     pub notification: Notification,
     pub sent_at: Timestamp,
+    /// `PENDING`, `SENT` or `FAILED`; none if none is to be sent.
+    pub email_state: Option<String>,
 }
 
 /// What a list is narrowed to.
@@ -123,6 +141,12 @@ pub async fn list(
     rows.iter().map(|row| Ok((row.try_get("seq")?, recorded(row)?))).collect()
 }
 
+async fn by_ids(connection: &mut PgConnection, ids: &[Uuid]) -> Result<HashMap<Uuid, Recorded>, sqlx::Error> {
+    let query = sqlx::query(select_notification!("where id = any ($1)"));
+    let rows = query.bind(ids).fetch_all(connection).await?;
+    rows.iter().map(|row| recorded(row).map(|recorded| (recorded.notification.id, recorded))).collect()
+}
+
 fn recorded(row: &PgRow) -> Result<Recorded, sqlx::Error> {
     let count = Count::new(row.try_get("count")?).ok_or_else(|| unreadable("a count below 1"))?;
     let notification = Notification {
@@ -137,7 +161,11 @@ fn recorded(row: &PgRow) -> Result<Recorded, sqlx::Error> {
         count,
         message: row.try_get("message")?,
     };
-    Ok(Recorded { notification, sent_at: Timestamp::new(row.try_get("sent_at")?) })
+    Ok(Recorded {
+        notification,
+        sent_at: Timestamp::new(row.try_get("sent_at")?),
+        email_state: row.try_get("email_state")?,
+    })
 }
 
 fn outcome(text: &str, reason: Option<&str>) -> Result<Outcome, sqlx::Error> {

@@ -9,6 +9,7 @@ mod bad;
 mod bad_requests;
 mod calls;
 mod capacity;
+mod email;
 mod endings;
 mod http_surface;
 mod idempotency;
@@ -30,6 +31,10 @@ fn main() -> ExitCode {
         bad_requests::bytes_that_are_no_request_are_refused,
         bad_requests::fields_are_named_with_their_bounds,
         capacity::two_replicas_sell_exactly_what_there_is,
+        email::a_mail_server_that_is_away_holds_nobody,
+        email::each_outcome_is_told_once,
+        email::two_replicas_send_each_once,
+        email::what_failed_is_sent_at_the_operators_command,
         endings::cancelled_in_the_moment_of_placing,
         endings::deadlines_pass_while_the_movie_is_away,
         http_surface::movies_are_delivered_and_edited,

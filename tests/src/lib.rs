@@ -8,6 +8,7 @@
 //! - [`theater`]: replicas of the five services inside the process; [`fleet`]: as processes to be killed.
 //! - [`api`]: the calls of a vendor and a customer; [`log`]: what lies in a topic; [`records`]: making
 //!   records by hand.
+//! - [`mail`]: a mail server, and what it was sent.
 //! - [`eventually()`]: waiting for something, with a deadline.
 //! - [`checks`]: what must hold of any theater at rest; [`promise`]: of every record that a service writes.
 
@@ -17,6 +18,7 @@ pub mod environment;
 mod eventually;
 pub mod fleet;
 pub mod log;
+pub mod mail;
 pub mod promise;
 pub mod records;
 pub mod runner;

@@ -20,7 +20,8 @@ fn main() -> ExitCode {
     match service.as_str() {
         "reservation" => run!(reservation, "reservation"),
         "movie" => run!(movie, "movie"),
-        "notification" => run!(notification, "notification"),
+        // It has commands beside the service.
+        "notification" => notification::main(args),
         "reservation-list" => run!(reservation_list, "reservation-list"),
         "gateway" => run!(gateway, "gateway"),
         other => {

@@ -1,0 +1,212 @@
+//! Sends e-mails: takes what is due, tries it, writes down what came of it. No transaction is open while the mail
+//! server is spoken to, and the log is read on meanwhile.
+//!
+//! An e-mail is claimed for the length of a lease, so that replicas share the work and none sends another's. Who dies
+//! between sending and writing that down leaves it to be sent once more, under the same Message-ID.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use service_kit::events::Fault;
+use service_kit::events::database::{self, Transaction};
+use sqlx::PgPool;
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+use crate::mailer::{Mailer, SEND_LIMIT, Verdict};
+use crate::metrics::EmailMetrics;
+use crate::store::email::{self, Claimed, Outcome};
+
+/// E-mails on their way to the mail server at once, by one process.
+const AT_ONCE: i64 = 8;
+
+/// How often it looks for what has come due; for what it recorded itself it is woken.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// How long an attempt may take until another process makes the next: sending, and twice the longest transaction.
+const LEASE: Duration = Duration::from_secs(30);
+
+const BACKOFF_MIN: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_secs(60 * 60);
+
+/// How often the backlog is counted.
+const COUNT_PERIOD: Duration = Duration::from_secs(5);
+
+const _: () = assert!(LEASE.as_secs() > 2 * SEND_LIMIT.as_secs(), "an e-mail would be sent twice");
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Tried(usize),
+    Idle,
+}
+
+pub struct Sender {
+    pub pool: PgPool,
+    pub mailer: Mailer,
+    pub attempts_max: i32,
+    pub metrics: EmailMetrics,
+    pub wake: Arc<Notify>,
+}
+
+impl Sender {
+    /// Sends until told to stop; what is on its way then is finished first.
+    ///
+    /// # Errors
+    /// A fatal fault.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut tick = interval(PERIOD);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                _ = tick.tick() => {}
+                () = self.wake.notified() => {}
+            }
+            while !stop.is_cancelled() {
+                match self.step().await {
+                    Ok(Step::Tried(_)) => {}
+                    Ok(Step::Idle) => break,
+                    Err(Fault::Passing(reason) | Fault::Slow(reason)) => {
+                        warn!(reason, "e-mails are looked at again later");
+                        break;
+                    }
+                    Err(fault) => anyhow::bail!("sending e-mails: {fault}"),
+                }
+            }
+        }
+    }
+
+    /// Tries a batch of what is due.
+    ///
+    /// # Errors
+    /// The database's, before anything was sent.
+    pub async fn step(&self) -> Result<Step, Fault> {
+        let claimed = database::bounded(async {
+            let mut transaction = Transaction::begin(&self.pool).await?;
+            let claimed = email::claim(&mut transaction, AT_ONCE, LEASE).await?;
+            transaction.commit().await?;
+            Ok(claimed)
+        })
+        .await?;
+        if claimed.is_empty() {
+            return Ok(Step::Idle);
+        }
+        let tried = claimed.len();
+        let results = join_all(claimed.into_iter().map(|claimed| self.attempt(claimed))).await;
+        results.into_iter().collect::<Result<Vec<()>, Fault>>()?;
+        Ok(Step::Tried(tried))
+    }
+
+    async fn attempt(&self, claimed: Claimed) -> Result<(), Fault> {
+        let verdict = if claimed.attempts > self.attempts_max {
+            Verdict::Never("the last attempt was never finished".to_owned())
+        } else {
+            self.mailer.send(&claimed.notification).await
+        };
+        let outcome = outcome(verdict, claimed.attempts, self.attempts_max, Uuid::new_v4());
+        self.metrics.count(&outcome);
+        let (id, attempts) = (claimed.notification.id, claimed.attempts);
+        match &outcome {
+            Outcome::Sent => debug!(notification.id = %id, attempts, "an e-mail is sent"),
+            Outcome::Again { after, reason } => {
+                info!(notification.id = %id, attempts, ?after, reason, "an e-mail is to be sent again");
+            }
+            Outcome::Failed { reason } => {
+                warn!(notification.id = %id, attempts, reason, "an e-mail has failed");
+            }
+        }
+        let recorded = database::bounded(async {
+            let mut transaction = Transaction::begin(&self.pool).await?;
+            let recorded = email::record(&mut transaction, &claimed, &outcome).await?;
+            transaction.commit().await?;
+            Ok(recorded)
+        })
+        .await?;
+        if !recorded {
+            warn!(notification.id = %id, "an attempt took longer than its lease: the e-mail may be sent twice");
+        }
+        Ok(())
+    }
+}
+
+/// Counts what is not sent, until told to stop.
+///
+/// # Errors
+/// None: what can't be counted now is counted later.
+pub async fn watch(pool: PgPool, metrics: EmailMetrics, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut tick = interval(COUNT_PERIOD);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = tick.tick() => {}
+        }
+        let counted = database::bounded(async {
+            let mut transaction = Transaction::begin(&pool).await?;
+            let backlog = email::backlog(&mut transaction).await?;
+            transaction.commit().await?;
+            Ok(backlog)
+        });
+        match counted.await {
+            Ok(backlog) => metrics.show(&backlog),
+            Err(fault) => debug!(%fault, "e-mails can't be counted now"),
+        }
+    }
+}
+
+/// What an attempt comes to.
+fn outcome(verdict: Verdict, attempts: i32, attempts_max: i32, random: Uuid) -> Outcome {
+    match verdict {
+        Verdict::Sent => Outcome::Sent,
+        Verdict::Never(reason) => Outcome::Failed { reason },
+        Verdict::Later(reason) if attempts >= attempts_max => Outcome::Failed { reason },
+        Verdict::Later(reason) => Outcome::Again { after: backoff(attempts, random), reason },
+    }
+}
+
+/// 1 s after the first attempt, twice as long after each further one, an hour at most; of that a random part between
+/// the half and the whole, so that what failed together doesn't come back together.
+fn backoff(attempts: i32, random: Uuid) -> Duration {
+    let doublings = u32::try_from(attempts.clamp(1, 13) - 1).unwrap_or(0);
+    let whole = (BACKOFF_MIN * (1 << doublings)).min(BACKOFF_MAX);
+    let share = f64::from(random.as_fields().0) / f64::from(u32::MAX);
+    whole.mul_f64(0.5 + share / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_an_hour() {
+        for (attempts, secs) in
+            [(1, 1), (2, 2), (5, 16), (12, 2048), (13, 3600), (14, 3600), (i32::MAX, 3600)]
+        {
+            let whole = Duration::from_secs(secs);
+            assert_eq!(backoff(attempts, Uuid::max()), whole, "{attempts}");
+            assert_eq!(backoff(attempts, Uuid::nil()), whole / 2, "{attempts}");
+        }
+    }
+
+    #[test]
+    fn the_last_attempt_fails() {
+        let later = || Verdict::Later("away".into());
+        let again = outcome(later(), 1, 2, Uuid::max());
+        assert_eq!(again, Outcome::Again { after: BACKOFF_MIN, reason: "away".into() });
+        for attempts in [2, 3] {
+            assert_eq!(
+                outcome(later(), attempts, 2, Uuid::max()),
+                Outcome::Failed { reason: "away".into() },
+                "{attempts}"
+            );
+        }
+        let never = Verdict::Never("refused".into());
+        assert_eq!(outcome(never, 1, 2, Uuid::max()), Outcome::Failed { reason: "refused".into() });
+        assert_eq!(outcome(Verdict::Sent, 2, 2, Uuid::max()), Outcome::Sent);
+    }
+}
