@@ -10,6 +10,7 @@
 //! * `routes`: which paths belong to which service
 //! * [`upstream`]: a service's replicas, used in turn; one that is away is passed over
 //! * `proxy`: one request: send, perhaps repeat, stream the answer back
+//! * `describe`: the API's description, of what the services say of themselves; `docs`: the same for people
 //! * `connect`: connections to upstreams
 //! * `headers`: what is added and removed on the way
 
@@ -20,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 pub mod config;
 mod connect;
+mod describe;
+mod docs;
 mod headers;
 mod proxy;
 mod routes;

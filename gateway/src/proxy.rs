@@ -23,9 +23,9 @@ use awc::{
 use futures_util::{Stream, StreamExt as _, stream};
 use prometheus::IntCounterVec;
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use service_kit::{
-    body,
+    body, openapi,
     prefer::{PREFER, Wait},
     problem::Problem,
     trace,
@@ -37,6 +37,9 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// How much longer than the wait that was asked for an answer may take: the services' 1 s, and 1 s on the way.
 const WAIT_MARGIN: Duration = Duration::from_secs(2);
+
+/// A service's description has some 60 KiB.
+const DESCRIPTION_BYTES_MAX: usize = 1024 * 1024;
 
 /// How long things may take.
 #[derive(Clone, Debug)]
@@ -160,6 +163,30 @@ impl Outgoing {
 }
 
 impl Proxy {
+    /// What the service says of itself.
+    pub(crate) async fn description(&self, limit: Duration) -> Result<Value, Problem> {
+        let outgoing = Outgoing {
+            method: Method::GET,
+            path_and_query: PathAndQuery::from_static(openapi::PATH),
+            headers: HeaderMap::new(),
+            body: None,
+            repeatable: true,
+            wait: None,
+        };
+        let asked = async {
+            let mut response = self.send(outgoing).await?;
+            let body = response.body().limit(DESCRIPTION_BYTES_MAX).await;
+            let described = body.ok().filter(|_| response.status() == StatusCode::OK);
+            described.and_then(|body| serde_json::from_slice(&body).ok()).ok_or_else(|| {
+                Problem::bad_gateway(format!(
+                    "the {} service does not describe itself",
+                    self.upstreams.service
+                ))
+            })
+        };
+        tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err(self.timed_out(limit)))
+    }
+
     /// The answer's head, within the limit over all attempts.
     async fn send(&self, mut outgoing: Outgoing) -> Result<ClientResponse, Problem> {
         let began = tokio::time::Instant::now();

@@ -7,10 +7,14 @@ use actix_web::{
     web::{self, Data},
 };
 use prometheus::Registry;
+use service_kit::openapi;
+use tokio::sync::Mutex;
 
 use crate::{
     config::Config,
     connect,
+    describe::{Describer, Known, describe},
+    docs,
     proxy::{Limits, Proxy, forward},
     upstream::Upstreams,
 };
@@ -22,6 +26,7 @@ pub(crate) struct Gateway {
     failures: prometheus::IntCounterVec,
     /// The first segment of the paths, and whose they are.
     services: [(&'static str, Arc<Upstreams>); 4],
+    known: Arc<Mutex<Known>>,
 }
 
 impl Gateway {
@@ -41,7 +46,7 @@ impl Gateway {
             ("notifications", upstreams("notification", config.notification_url)),
             ("reservationLists", upstreams("reservation-list", config.reservation_list_url)),
         ];
-        Ok(Self { limits, failures, services })
+        Ok(Self { limits, failures, services, known: Arc::default() })
     }
 
     pub(crate) fn limits(&self) -> &Limits {
@@ -51,6 +56,7 @@ impl Gateway {
     /// Called once a worker. Methods are the services' business: they know which ones a resource takes.
     pub(crate) fn routes(&self, config: &mut web::ServiceConfig) {
         let client = connect::client(self.limits.connect);
+        let mut proxies = Vec::new();
         for (segment, upstreams) in &self.services {
             let proxy = Data::new(Proxy {
                 client: client.clone(),
@@ -61,18 +67,27 @@ impl Gateway {
             for path in [format!("/{segment}"), format!("/{segment}/{{rest}}*")] {
                 config.service(web::resource(path).app_data(proxy.clone()).route(web::to(forward)));
             }
+            proxies.push(proxy);
         }
-        config.service(web::resource("/").get(index));
+        let describer = Data::new(Describer { proxies, known: self.known.clone() });
+        config.service(web::resource(openapi::PATH).app_data(describer).get(describe));
+        config.service(web::resource("/").get(index)).configure(docs::routes);
     }
 }
 
-/// What there is, for people who find the gateway with curl.
-async fn index() -> HttpResponse {
+/// What there is, for whoever finds it with curl
+#[utoipa::path(
+    get, path = "/", operation_id = "index", tag = openapi::OPERATIONS,
+    responses((status = 200, description = "Paths, by what they lead to", body = utoipa::openapi::Object)),
+)]
+pub(crate) async fn index() -> HttpResponse {
     HttpResponse::Ok().json(serde_json::json!({
         "movies": "/movies",
         "reservations": "/reservations",
         "notifications": "/notifications",
         "reservationLists": "/reservationLists",
+        "documentation": "/docs",
+        "description": openapi::PATH,
         "health": ["/livez", "/readyz"],
         "metrics": "/metrics",
     }))

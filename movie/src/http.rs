@@ -8,11 +8,14 @@ use service_kit::body::Json;
 use service_kit::events::database::{Reading, Transaction};
 use service_kit::events::{Acceptance, Claim, Fault, Idempotency, Outbox};
 use service_kit::fields::{Bounds, Number};
-use service_kit::page::{self, PageQuery};
+use service_kit::openapi::{self, schemas};
+use service_kit::page::{self, Page, PageQuery};
 use service_kit::problem::{FieldError, Problem};
 use service_kit::trace;
 use shared_events::{Count, DeliveryId, MovieId, Origin};
 use sqlx::PgPool;
+use utoipa::openapi::Schema;
+use utoipa::{OpenApi, ToSchema};
 use uuid::Uuid;
 
 use crate::movie::{Answer, Command, Editions, Input, Movie, QTY_MAX};
@@ -28,6 +31,14 @@ const COLLECTION: &str = "movie";
 /// How often a call is decided anew when another one with the same id came in between.
 const TRIES: usize = 3;
 
+/// What the service says of itself.
+#[derive(OpenApi)]
+#[openapi(
+    paths(list, publish, show, edit, deliver),
+    tags((name = "movies", description = "The vendor's: the catalogue and the stock")),
+)]
+struct Description;
+
 #[derive(Clone)]
 pub struct Api {
     pub pool: PgPool,
@@ -37,8 +48,10 @@ pub struct Api {
 
 pub fn routes(api: Api) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static {
     let api = web::Data::new(api);
+    let description = openapi::text(Description::openapi());
     move |config| {
         config
+            .service(openapi::resource(description.clone()))
             .app_data(api.clone())
             .service(web::resource("/movies").get(list).post(publish))
             .service(web::resource("/movies/{id}").get(show).patch(edit))
@@ -46,34 +59,79 @@ pub fn routes(api: Api) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'st
     }
 }
 
-#[derive(Deserialize)]
+fn name_schema() -> Schema {
+    schemas::text(1, NAME_MAX).into()
+}
+
+fn new_name_schema() -> Schema {
+    schemas::optional(schemas::text(1, NAME_MAX))
+}
+
+fn description_schema() -> Schema {
+    schemas::optional(schemas::text(0, DESCRIPTION_MAX))
+}
+
+fn qty_schema() -> Schema {
+    schemas::described("How many tickets there are", schemas::number(0, QTY_MAX))
+}
+
+fn count_schema() -> Schema {
+    let most = format!("How many tickets. At most {QTY_MAX} may be left after it, else 422");
+    schemas::described(&most, schemas::number(1, DELIVERY_MAX))
+}
+
+/// A movie to be published. Unknown fields are ignored.
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(examples(json!({
+    "id": "0192f0c1-7c1a-7000-8000-000000000001", "movieName": "LALALand", "qty": 100
+})))]
 struct NewMovie {
+    /// The client's own id makes the call safe to repeat; without one the server makes one.
+    #[schema(value_type = Option<Uuid>)]
     id: Option<String>,
+    #[schema(schema_with = name_schema)]
     movie_name: String,
+    #[schema(schema_with = qty_schema)]
     qty: Number,
+    #[schema(schema_with = description_schema, required = false)]
     description: Option<String>,
 }
 
-#[derive(Deserialize)]
+/// What changes; what isn't given stays. Unknown fields are ignored.
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(examples(json!({"description": "A jazz pianist and an actress"})))]
 struct EditedMovie {
+    #[schema(schema_with = new_name_schema, required = false)]
     movie_name: Option<String>,
+    #[schema(schema_with = description_schema, required = false)]
     description: Option<String>,
 }
 
-#[derive(Deserialize)]
+/// A delivery of more tickets. Unknown fields are ignored.
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(examples(json!({"id": "0192f0c1-7c1a-7000-8000-0000000000d1", "count": 20})))]
 struct NewDelivery {
+    /// The client's own id makes the call safe to repeat: the same delivery again adds nothing.
+    #[schema(value_type = Option<Uuid>)]
     id: Option<String>,
+    #[schema(schema_with = count_schema)]
     count: Number,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Movie, description = "A movie in the catalogue", examples(json!({
+    "id": "0192f0c1-7c1a-7000-8000-000000000001", "movieName": "LALALand", "qty": 55, "description": ""
+})))]
 struct MovieView<'a> {
+    #[schema(value_type = Uuid)]
     id: MovieId,
     movie_name: &'a str,
+    /// Tickets left.
+    #[schema(minimum = 0)]
     qty: i64,
     description: &'a str,
 }
@@ -84,6 +142,19 @@ impl<'a> From<&'a Movie> for MovieView<'a> {
     }
 }
 
+/// Publish a movie
+#[utoipa::path(
+    post, path = "/movies", operation_id = "publishMovie", tag = "movies",
+    request_body = NewMovie,
+    responses(
+        (
+            status = 201, description = "It is published, now or by the same call before", body = MovieView,
+            headers(("Location"), ("ETag")),
+            links(("movie" = (operation_id = "getMovie", parameters(("id" = "$response.body#/id"))))),
+        ),
+        (status = 409),
+    ),
+)]
 async fn publish(
     api: web::Data<Api>,
     request: HttpRequest,
@@ -101,6 +172,24 @@ async fn publish(
     Ok(api.decide(command, claim, created).await?.into_response())
 }
 
+/// Edit a movie's name or description
+#[utoipa::path(
+    patch, path = "/movies/{id}", operation_id = "editMovie", tag = "movies",
+    params(
+        ("id" = Uuid, Path, description = "The movie"),
+        ("If-Match" = String, Header, description = "The ETag of the movie that is edited, or *", example = "*"),
+    ),
+    request_body = EditedMovie,
+    responses(
+        (
+            status = 200, description = "The movie as it is now", body = MovieView,
+            headers(("ETag")),
+        ),
+        (status = 404, description = "There is no such movie"),
+        (status = 412, description = "It was edited since: get it again for its ETag"),
+        (status = 428, description = "If-Match is missing"),
+    ),
+)]
 async fn edit(
     api: web::Data<Api>,
     request: HttpRequest,
@@ -116,6 +205,20 @@ async fn edit(
     Ok(api.decide(command, None, shown).await?.into_response())
 }
 
+/// Deliver more tickets
+#[utoipa::path(
+    post, path = "/movies/{id}/tickets", operation_id = "deliverTickets", tag = "movies",
+    params(("id" = Uuid, Path, description = "The movie")),
+    request_body = NewDelivery,
+    responses(
+        (
+            status = 201, description = "They are added, now or by the same call before", body = MovieView,
+            headers(("Location"), ("ETag")),
+        ),
+        (status = 404, description = "There is no such movie"),
+        (status = 409),
+    ),
+)]
 async fn deliver(
     api: web::Data<Api>,
     request: HttpRequest,
@@ -133,6 +236,18 @@ async fn deliver(
     Ok(api.decide(command, claim, created).await?.into_response())
 }
 
+/// Show a movie
+#[utoipa::path(
+    get, path = "/movies/{id}", operation_id = "getMovie", tag = "movies",
+    params(("id" = Uuid, Path, description = "The movie")),
+    responses(
+        (
+            status = 200, description = "The movie", body = MovieView,
+            headers(("ETag")),
+        ),
+        (status = 404, description = "There is no such movie"),
+    ),
+)]
 async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let id = MovieId(page::path_id(&request, "id")?);
     let mut reading = Reading::begin(&api.pool).await.map_err(Fault::from)?;
@@ -144,6 +259,15 @@ async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse,
     }
 }
 
+/// List the movies, newest first
+#[utoipa::path(
+    get, path = "/movies", operation_id = "listMovies", tag = "movies",
+    params(schemas::PageParameters),
+    responses((
+        status = 200, description = "A page of movies", body = Page<MovieView>,
+        headers(("Link")),
+    )),
+)]
 async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let parameters = page::query(&request, &["cursor", "limit"])?;
     let query = PageQuery::parse(&parameters, COLLECTION, &[])?;

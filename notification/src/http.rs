@@ -5,16 +5,27 @@ use serde::Serialize;
 use service_kit::events::Fault;
 use service_kit::events::database::Reading;
 use service_kit::fields::Bounds;
-use service_kit::page::{self, PageQuery};
+use service_kit::openapi::{self, schemas};
+use service_kit::page::{self, Page, PageQuery};
 use service_kit::problem::Problem;
 use shared_events::{MovieId, ReservationId, Timestamp};
 use sqlx::PgPool;
+use utoipa::openapi::Schema;
+use utoipa::{IntoParams, OpenApi, ToSchema};
 use uuid::Uuid;
 
 use crate::store::{self, Filter, Recorded};
 
 const COLLECTION: &str = "notification";
 const USER_ID_MAX: usize = 200;
+
+/// What the service says of itself.
+#[derive(OpenApi)]
+#[openapi(
+    paths(list),
+    tags((name = "notifications", description = "What customers were told: each outcome, once")),
+)]
+struct Description;
 
 #[derive(Clone)]
 pub struct Api {
@@ -23,25 +34,61 @@ pub struct Api {
 
 pub fn routes(api: Api) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static {
     let api = web::Data::new(api);
+    let description = openapi::text(Description::openapi());
     move |config| {
-        config.app_data(api.clone()).service(web::resource("/notifications").get(list));
+        config
+            .app_data(api.clone())
+            .service(openapi::resource(description.clone()))
+            .service(web::resource("/notifications").get(list));
     }
 }
 
+fn user_id_schema() -> Schema {
+    schemas::described("Only this user's", schemas::text(1, USER_ID_MAX))
+}
+
+fn status_schema() -> Schema {
+    schemas::words(["CONFIRMED", "CANCELLED"]).into()
+}
+
+/// Which notifications are listed.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query, rename_all = "camelCase")]
+#[expect(dead_code, reason = "describes what `list` parses")]
+struct Parameters {
+    #[param(schema_with = user_id_schema, required = false)]
+    user_id: Option<String>,
+    /// Only this reservation's.
+    reserve_id: Option<Uuid>,
+}
+
 /// A notification as it is shown; its e-mail address is nobody's business.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Notification, description = "What a customer was told", examples(json!({
+    "id": "0192f0c1-7c1a-7000-8000-0000000000b1", "reserveId": "0192f0c1-7c1a-7000-8000-0000000000a1",
+    "reserveStatus": "CONFIRMED", "userId": "7", "userName": "Jane",
+    "movieId": "0192f0c1-7c1a-7000-8000-000000000001", "movieName": "LALALand", "count": 45,
+    "message": "Jane, your 45 tickets for LALALand are confirmed.", "sentAt": "2026-12-01T20:00:00.000Z"
+})))]
 struct NotificationView<'a> {
     id: Uuid,
+    #[schema(value_type = Uuid)]
     reserve_id: ReservationId,
+    #[schema(schema_with = status_schema)]
     reserve_status: &'static str,
     user_id: &'a str,
     user_name: &'a str,
+    #[schema(value_type = Uuid)]
     movie_id: MovieId,
+    /// Left out if there is no such movie, or it was cancelled before it was decided.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     movie_name: Option<&'a str>,
+    #[schema(minimum = 1)]
     count: i64,
     message: &'a str,
+    #[schema(value_type = String, format = DateTime)]
     sent_at: Timestamp,
     /// What became of the e-mail, if one is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,6 +113,15 @@ impl<'a> From<&'a Recorded> for NotificationView<'a> {
     }
 }
 
+/// List notifications, newest first
+#[utoipa::path(
+    get, path = "/notifications", operation_id = "listNotifications", tag = "notifications",
+    params(Parameters, schemas::PageParameters),
+    responses((
+        status = 200, description = "A page of notifications", body = Page<NotificationView>,
+        headers(("Link")),
+    )),
+)]
 async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let parameters = page::query(&request, &["userId", "reserveId", "cursor", "limit"])?;
     let mut bounds = Bounds::new();

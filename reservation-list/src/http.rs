@@ -4,16 +4,27 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use service_kit::events::Fault;
 use service_kit::events::database::Reading;
-use service_kit::page::{self, PageQuery};
+use service_kit::openapi::{self, schemas};
+use service_kit::page::{self, Page, PageQuery};
 use service_kit::problem::Problem;
 use shared_events::{MovieId, ReservationId};
 use sqlx::PgPool;
+use utoipa::openapi::Schema;
+use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use crate::projection::Reservation;
 use crate::store::{self, Shown};
 
 const COLLECTION: &str = "reservationList";
 const USER_ID_MAX: usize = 200;
+
+/// What the service says of itself.
+#[derive(OpenApi)]
+#[openapi(
+    paths(list),
+    tags((name = "reservationLists", description = "What customers have reserved, as the events tell it")),
+)]
+struct Description;
 
 #[derive(Clone)]
 pub struct Api {
@@ -22,21 +33,62 @@ pub struct Api {
 
 pub fn routes(api: Api) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static {
     let api = web::Data::new(api);
+    let description = openapi::text(Description::openapi());
     move |config| {
-        config.app_data(api.clone()).service(web::resource("/reservationLists").get(list));
+        config
+            .app_data(api.clone())
+            .service(openapi::resource(description.clone()))
+            .service(web::resource("/reservationLists").get(list));
     }
 }
 
-#[derive(Serialize)]
+fn user_id_schema() -> Schema {
+    schemas::described("Only this user's", schemas::text(1, USER_ID_MAX))
+}
+
+fn shown_schema() -> Schema {
+    let mut shown = schemas::words(["confirmed", "all"]);
+    shown.default = Some("confirmed".into());
+    schemas::described("`all` shows the cancelled ones too", shown)
+}
+
+fn status_schema() -> Schema {
+    schemas::words(["CONFIRMED", "CANCELLED"]).into()
+}
+
+/// Which rows are listed.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query, rename_all = "camelCase")]
+#[expect(dead_code, reason = "describes what `list` parses")]
+struct Parameters {
+    #[param(schema_with = user_id_schema, required = false)]
+    user_id: Option<String>,
+    #[param(schema_with = shown_schema, required = false)]
+    status: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = ReservationListRow, description = "A reservation as the events tell it", examples(json!({
+    "reserveId": "0192f0c1-7c1a-7000-8000-0000000000a1", "reserveStatus": "CONFIRMED", "userId": "7",
+    "movieId": "0192f0c1-7c1a-7000-8000-000000000001", "movieName": "LALALand", "count": 45,
+    "date": "2026-12-24"
+})))]
 struct RowView<'a> {
+    #[schema(value_type = Uuid)]
     reserve_id: ReservationId,
+    #[schema(schema_with = status_schema)]
     reserve_status: &'static str,
     user_id: &'a str,
+    #[schema(value_type = Uuid)]
     movie_id: MovieId,
+    /// Left out if there is no such movie, or it was cancelled before it was decided.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     movie_name: Option<&'a str>,
+    #[schema(minimum = 1)]
     count: i64,
+    #[schema(schema_with = schemas::date)]
     date: &'a str,
 }
 
@@ -54,6 +106,15 @@ impl<'a> From<&'a Reservation> for RowView<'a> {
     }
 }
 
+/// List what is reserved, newest first
+#[utoipa::path(
+    get, path = "/reservationLists", operation_id = "listReservationLists", tag = "reservationLists",
+    params(Parameters, schemas::PageParameters),
+    responses((
+        status = 200, description = "A page of reservations", body = Page<RowView>,
+        headers(("Link")),
+    )),
+)]
 async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let parameters = page::query(&request, &["userId", "status", "cursor", "limit"])?;
     let shown = match parameters.get("status").map(String::as_str) {

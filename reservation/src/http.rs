@@ -12,12 +12,15 @@ use service_kit::events::database::Reading;
 use service_kit::events::{Acceptance, Claim, Fault};
 use service_kit::fields::{Bounds, Loose, Number};
 use service_kit::http::{Stopping, TimeLimit};
-use service_kit::page::{self, PageQuery};
+use service_kit::openapi::{self, schemas};
+use service_kit::page::{self, Page, PageQuery};
 use service_kit::prefer::{PREFERENCE_APPLIED, Wait};
 use service_kit::problem::Problem;
 use service_kit::trace::{self, TraceParent};
 use shared_events::{CancelReason, Count, MovieId, Origin, ReservationId};
 use tracing::Span;
+use utoipa::openapi::Schema;
+use utoipa::{IntoParams, OpenApi, ToSchema};
 use uuid::Uuid;
 
 use crate::admission::Admission;
@@ -38,6 +41,14 @@ const COLLECTION: &str = "reservation";
 /// Of one reservation, before its id.
 const PATH: &str = "/reservations/";
 
+/// What the service says of itself.
+#[derive(OpenApi)]
+#[openapi(
+    paths(list, place, show, cancel),
+    tags((name = "reservations", description = "The customer's: each is decided within its deadline")),
+)]
+struct Description;
+
 #[derive(Clone)]
 pub struct Api {
     pub road: Road,
@@ -47,39 +58,113 @@ pub struct Api {
 
 pub fn routes(api: Api) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static {
     let api = web::Data::new(api);
+    let description = openapi::text(Description::openapi());
     move |config| {
         config
+            .service(openapi::resource(description.clone()))
             .app_data(api.clone())
             .service(web::resource("/reservations").get(list).post(place))
             .service(web::resource("/reservations/{id}").get(show).delete(cancel));
     }
 }
 
-#[derive(Deserialize)]
+fn user_id_schema() -> Schema {
+    schemas::loose(NAME_MAX)
+}
+
+fn name_schema() -> Schema {
+    schemas::text(1, NAME_MAX).into()
+}
+
+fn email_schema() -> Schema {
+    schemas::described("Where the outcome is sent to", schemas::optional(schemas::email(EMAIL_MAX)))
+}
+
+fn count_schema() -> Schema {
+    schemas::described("How many tickets", schemas::number(1, COUNT_MAX))
+}
+
+fn date_schema() -> Schema {
+    schemas::described("For when; now, unless given", schemas::optional(schemas::date()))
+}
+
+fn status_schema() -> Schema {
+    let status = schemas::words(["PENDING", "CONFIRMED", "CANCELLED"]);
+    schemas::described("It only moves forward; CANCELLED is final", status)
+}
+
+fn reason_schema() -> Schema {
+    schemas::described("With CANCELLED only", schemas::words(CancelReason::ALL.map(CancelReason::as_str)))
+}
+
+fn shown_date_schema() -> Schema {
+    schemas::described("As it was given, or when it was placed", schemas::date())
+}
+
+fn user_schema() -> Schema {
+    schemas::described("Only this user's", schemas::text(1, NAME_MAX))
+}
+
+/// A reservation to be placed. Unknown fields are ignored.
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(examples(json!({
+    "id": "0192f0c1-7c1a-7000-8000-0000000000a1", "userId": "7", "userName": "Jane",
+    "movieId": "0192f0c1-7c1a-7000-8000-000000000001", "count": 45, "date": "2026-12-24"
+})))]
 struct NewReservation {
+    /// The client's own id makes the call safe to repeat; without one the server makes one.
+    #[schema(value_type = Option<Uuid>)]
     id: Option<String>,
+    #[schema(schema_with = user_id_schema)]
     user_id: Loose,
+    #[schema(schema_with = name_schema)]
     user_name: String,
+    #[schema(schema_with = email_schema, required = false)]
     email: Option<String>,
+    /// Whether there is such a movie is decided later.
+    #[schema(value_type = Uuid)]
     movie_id: String,
+    #[schema(schema_with = count_schema)]
     count: Number,
+    #[schema(schema_with = date_schema, required = false)]
     date: Option<String>,
 }
 
-#[derive(Serialize)]
+/// What chooses the reservations of a list.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query, rename_all = "camelCase")]
+#[expect(dead_code, reason = "describes what `list` parses")]
+struct UserParameter {
+    #[param(schema_with = user_schema, required = false)]
+    user_id: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Reservation, description = "A reservation as it stands", examples(json!({
+    "id": "0192f0c1-7c1a-7000-8000-0000000000a1", "userId": "7", "userName": "Jane",
+    "movieId": "0192f0c1-7c1a-7000-8000-000000000001", "count": 45, "reserveStatus": "CONFIRMED",
+    "date": "2026-12-24"
+})))]
 struct ReservationView<'a> {
+    #[schema(value_type = Uuid)]
     id: ReservationId,
     user_id: &'a str,
     user_name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     email: Option<&'a str>,
+    #[schema(value_type = Uuid)]
     movie_id: MovieId,
+    #[schema(minimum = 1)]
     count: i64,
+    #[schema(schema_with = status_schema)]
     reserve_status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = reason_schema, required = false)]
     cancel_reason: Option<CancelReason>,
+    #[schema(schema_with = shown_date_schema)]
     date: String,
 }
 
@@ -154,6 +239,34 @@ fn is_address(email: &str) -> bool {
         && parts.is_some_and(|(name, domain)| !name.is_empty() && !domain.is_empty())
 }
 
+/// Reserve tickets
+///
+/// Accepted, not decided yet: the outcome follows within the deadline. With `Prefer: wait=N` it is told at once if
+/// it comes in time.
+#[utoipa::path(
+    post, path = "/reservations", operation_id = "placeReservation", tag = "reservations",
+    params(schemas::PreferParameter),
+    request_body = NewReservation,
+    responses(
+        (
+            status = 202, description = "It is accepted, now or by the same call before", body = ReservationView,
+            headers(("Location"), ("Preference-Applied")),
+            links(
+                ("reservation" = (operation_id = "getReservation", parameters(("id" = "$response.body#/id")))),
+                ("cancel" = (operation_id = "cancelReservation", parameters(("id" = "$response.body#/id")))),
+            ),
+        ),
+        (
+            status = 201, description = "It was waited for, and is decided", body = ReservationView,
+            headers(("Location"), ("Preference-Applied")),
+            links(
+                ("reservation" = (operation_id = "getReservation", parameters(("id" = "$response.body#/id")))),
+                ("cancel" = (operation_id = "cancelReservation", parameters(("id" = "$response.body#/id")))),
+            ),
+        ),
+        (status = 409),
+    ),
+)]
 async fn place(
     api: web::Data<Api>,
     request: HttpRequest,
@@ -212,6 +325,18 @@ fn located(acceptance: &Acceptance) -> Option<ReservationId> {
     acceptance.header(&LOCATION)?.strip_prefix(PATH)?.parse().ok()
 }
 
+/// Cancel a reservation
+///
+/// Whatever its status; tickets that it has go back.
+#[utoipa::path(
+    delete, path = "/reservations/{id}", operation_id = "cancelReservation", tag = "reservations",
+    params(("id" = Uuid, Path, description = "The reservation")),
+    responses(
+        (status = 202, description = "It is cancelled by this call", body = ReservationView),
+        (status = 200, description = "It was cancelled already", body = ReservationView),
+        (status = 404, description = "There is no such reservation"),
+    ),
+)]
 async fn cancel(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let id = ReservationId(page::path_id(&request, "id")?);
     let input = Input { id, command: Command::Cancel, origin: origin() };
@@ -229,6 +354,15 @@ async fn cancel(api: web::Data<Api>, request: HttpRequest) -> Result<HttpRespons
         .json(ReservationView::from(&*reservation)))
 }
 
+/// Show a reservation
+#[utoipa::path(
+    get, path = "/reservations/{id}", operation_id = "getReservation", tag = "reservations",
+    params(("id" = Uuid, Path, description = "The reservation")),
+    responses(
+        (status = 200, description = "The reservation as it stands", body = ReservationView),
+        (status = 404, description = "There is no such reservation"),
+    ),
+)]
 async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let id = ReservationId(page::path_id(&request, "id")?);
     let reservation = api.find(id).await?;
@@ -246,6 +380,15 @@ impl Api {
     }
 }
 
+/// List reservations, newest first
+#[utoipa::path(
+    get, path = "/reservations", operation_id = "listReservations", tag = "reservations",
+    params(UserParameter, schemas::PageParameters),
+    responses((
+        status = 200, description = "A page of reservations", body = Page<ReservationView>,
+        headers(("Link")),
+    )),
+)]
 async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let parameters = page::query(&request, &["userId", "cursor", "limit"])?;
     let user_id = page::text(&parameters, "userId", NAME_MAX)?;

@@ -60,7 +60,11 @@ impl Visitor<'_> for NumberVisitor {
     }
 }
 
-/// Text that may come as a JSON number.
+/// The largest whole number, and its negative the smallest, that is taken for text: what every JSON parser reads
+/// exactly (RFC 8259, 6).
+pub const LOOSE_MAX: i64 = (1 << 53) - 1;
+
+/// Text that may come as a whole JSON number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loose(pub String);
 
@@ -76,19 +80,28 @@ impl Visitor<'_> for LooseVisitor {
     type Value = Loose;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string or a number")
+        f.write_str("a string or a whole number")
     }
 
     fn visit_i64<E: de::Error>(self, value: i64) -> Result<Loose, E> {
+        if value.unsigned_abs() > LOOSE_MAX.unsigned_abs() {
+            return Err(E::custom(format!(
+                "a number must be between -{LOOSE_MAX} and {LOOSE_MAX}; or a string"
+            )));
+        }
         Ok(Loose(value.to_string()))
     }
 
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<Loose, E> {
-        Ok(Loose(value.to_string()))
+        self.visit_i64(i64::try_from(value).unwrap_or(i64::MAX))
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Loose, E> {
-        Ok(Loose(value.to_string()))
+        if value.fract() != 0.0 {
+            return Err(E::custom("expected a string or a whole number"));
+        }
+        // `as` saturates.
+        self.visit_i64(value as i64)
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Loose, E> {
@@ -206,12 +219,21 @@ mod tests {
 
     #[test]
     fn loose_text_takes_numbers() {
-        for (json, expected) in
-            [("1", "1"), ("-2", "-2"), ("1.5", "1.5"), ("\"a\\u0041\"", "aA"), ("\"1\"", "1")]
-        {
+        for (json, expected) in [
+            ("1", "1"),
+            ("-2", "-2"),
+            ("7.0", "7"),
+            ("9007199254740991", "9007199254740991"),
+            ("\"1.5\"", "1.5"),
+            ("\"a\\u0041\"", "aA"),
+            ("\"1\"", "1"),
+        ] {
             assert_eq!(serde_json::from_str::<Loose>(json).unwrap().0, expected);
         }
-        assert!(serde_json::from_str::<Loose>("true").is_err());
+        for json in ["true", "1.5", "9007199254740992", "-9007199254740992", "1e300", "18446744073709551615"]
+        {
+            assert!(serde_json::from_str::<Loose>(json).is_err(), "{json}");
+        }
     }
 
     #[test]

@@ -21,8 +21,10 @@ use actix_web::{
     web::{self, Data},
 };
 use anyhow::Context as _;
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, field};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 mod heads;
@@ -34,6 +36,7 @@ pub use methods::method;
 use crate::{
     health::Health,
     metrics::Metrics,
+    openapi::OPERATIONS,
     prefer::Wait,
     problem::{PROBLEM_JSON, Problem},
     trace::{self, TRACEPARENT, TraceParent},
@@ -254,7 +257,7 @@ impl FromRequest for TimeLimit {
 
 /// What the routes and middleware of all workers share.
 #[derive(Clone)]
-struct Common {
+pub(crate) struct Common {
     metrics: Metrics,
     health: Health,
     stopping: Stopping,
@@ -286,16 +289,44 @@ fn app<R: Fn(&mut web::ServiceConfig)>(
         .wrap(from_fn(move |req, next| observed(metrics.clone(), req, next)))
 }
 
-async fn livez() -> HttpResponse {
-    HttpResponse::Ok().json(serde_json::json!({"status": "alive"}))
+/// What a probe is told.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct State {
+    status: &'static str,
 }
 
-async fn readyz(common: Data<Common>) -> Result<HttpResponse, Problem> {
+/// Whether the process lives
+///
+/// Looks at no dependency: a broker that is away restarts nothing.
+#[utoipa::path(
+    get, path = "/livez", operation_id = "live", tag = OPERATIONS,
+    responses((status = 200, description = "It does", body = State, example = json!({"status": "alive"}))),
+)]
+pub(crate) async fn livez() -> HttpResponse {
+    HttpResponse::Ok().json(State { status: "alive" })
+}
+
+/// Whether it should be sent requests
+///
+/// By its own pool and whether it drains.
+#[utoipa::path(
+    get, path = "/readyz", operation_id = "ready", tag = OPERATIONS,
+    responses(
+        (status = 200, description = "It should", body = State, example = json!({"status": "ready"})),
+        (status = 503, description = "Not now, and why"),
+    ),
+)]
+pub(crate) async fn readyz(common: Data<Common>) -> Result<HttpResponse, Problem> {
     common.health.ready().await.map_err(Problem::unavailable)?;
-    Ok(HttpResponse::Ok().json(serde_json::json!({"status": "ready"})))
+    Ok(HttpResponse::Ok().json(State { status: "ready" }))
 }
 
-async fn render_metrics(common: Data<Common>) -> HttpResponse {
+/// The metrics of this process, for Prometheus
+#[utoipa::path(
+    get, path = "/metrics", operation_id = "metrics", tag = OPERATIONS,
+    responses((status = 200, description = "In the text format", body = String, content_type = "text/plain")),
+)]
+pub(crate) async fn render_metrics(common: Data<Common>) -> HttpResponse {
     HttpResponse::Ok().content_type(prometheus::TEXT_FORMAT).body(common.metrics.render())
 }
 

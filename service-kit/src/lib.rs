@@ -9,6 +9,7 @@
 //! * [`problem`]: every error answer, RFC 9457
 //! * [`body`], [`fields`], [`page`]: a request's body, its fields and their bounds, collections
 //! * [`prefer`]: how long a client would wait
+//! * [`openapi`]: what a service says of itself
 //! * [`health`]: `/livez` and `/readyz`
 //! * [`http`], `wire`: the server around a service's routes, down to the bytes that never reach one
 //! * [`shutdown`]: the signals that end a process, and the bound on its drain
@@ -27,6 +28,8 @@ pub mod health;
 pub mod http;
 #[cfg(feature = "http")]
 pub mod metrics;
+#[cfg(feature = "http")]
+pub mod openapi;
 #[cfg(feature = "http")]
 pub mod page;
 #[cfg(feature = "http")]

@@ -7,6 +7,7 @@ use serde::{
     Deserialize, Serialize,
     de::{DeserializeOwned, value},
 };
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
@@ -55,9 +56,12 @@ impl<P: Serialize + DeserializeOwned> PageQuery<P> {
     }
 }
 
-#[derive(Serialize)]
-struct Page<T> {
+/// One page of a collection.
+#[derive(Serialize, ToSchema)]
+pub struct Page<T> {
     items: Vec<T>,
+    /// The cursor of the next page; null on the last one.
+    #[schema(required)]
     next: Option<String>,
 }
 

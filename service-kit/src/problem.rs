@@ -13,6 +13,7 @@ use actix_web::{
     },
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// The media type.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -21,7 +22,7 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 const RETRY_AFTER_SECS: &str = "1";
 
 /// One field of a request that was refused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FieldError {
     /// JSON pointer into the body (`/count`), or `/` and the parameter's name for a path or query.
     pub pointer: String,
@@ -46,13 +47,23 @@ pub struct Problem {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
+/// An error, by RFC 9457.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(crate) struct Body<'a> {
+    /// Stable: what a program branches on.
+    #[schema(format = "uri-reference")]
     r#type: String,
+    /// The same for all problems of this type.
     title: &'a str,
+    /// The answer's status.
+    #[schema(minimum = 400, maximum = 599)]
     status: u16,
+    /// What is wrong with this request.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     detail: Option<&'a str>,
+    /// The fields that are to blame.
     #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
     errors: &'a [FieldError],
 }
@@ -262,6 +273,11 @@ impl Problem {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// The end of its `type`.
+    pub(crate) fn slug(&self) -> &'static str {
+        self.slug
     }
 
     /// The `detail`, empty when there is none.

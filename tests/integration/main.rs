@@ -9,6 +9,7 @@ mod bad;
 mod bad_requests;
 mod calls;
 mod capacity;
+mod described;
 mod email;
 mod endings;
 mod http_surface;
@@ -31,6 +32,9 @@ fn main() -> ExitCode {
         bad_requests::bytes_that_are_no_request_are_refused,
         bad_requests::fields_are_named_with_their_bounds,
         capacity::two_replicas_sell_exactly_what_there_is,
+        described::a_service_that_is_away_stays_described,
+        described::every_call_is_described,
+        described::people_can_read_it,
         email::a_mail_server_that_is_away_holds_nobody,
         email::each_outcome_is_told_once,
         email::two_replicas_send_each_once,

@@ -257,9 +257,13 @@ pub(super) fn of_reservations(movie: Uuid) -> Vec<Call> {
             field,
             400,
             no_texts().into_iter().chain([Value::Null]),
-            if field == "userId" { "expected a string or a number" } else { "expected a string" },
+            if field == "userId" { "expected a string or a whole number" } else { "expected a string" },
         );
     }
+    place.accept("userId", 202, [json!(7), json!(-7), json!(7.0), json!(9_007_199_254_740_991_i64)]);
+    place.refuse("userId", 400, [json!(1.5)], "expected a string or a whole number");
+    let numbers = [json!(9_007_199_254_740_992_i64), json!(u64::MAX), json!(-1e300)];
+    place.refuse("userId", 400, numbers, "between -9007199254740991 and 9007199254740991");
     for field in ["id", "movieId"] {
         place.refuse(field, 400, no_ids(), "must be a UUID");
         place.refuse(field, 400, no_texts().into_iter().chain([json!(7)]), "expected a string");
