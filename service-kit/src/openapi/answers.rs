@@ -42,6 +42,27 @@ pub fn complete(document: &mut Value) {
         }
     }
     add_components(document, used);
+    share_schemas(document);
+}
+
+/// utoipa writes a generic type's argument out, though it is a component.
+fn share_schemas(document: &mut Value) {
+    fn share(value: &mut Value, shared: &Map<String, Value>) {
+        if let Some((name, _)) = shared.iter().find(|(_, schema)| *schema == value) {
+            *value = json!({"$ref": format!("#/components/schemas/{name}")});
+        }
+        match value {
+            Value::Object(fields) => fields.values_mut().for_each(|value| share(value, shared)),
+            Value::Array(items) => items.iter_mut().for_each(|value| share(value, shared)),
+            _ => {}
+        }
+    }
+    let schemas = object(&mut document["components"]["schemas"]);
+    let shared = schemas.clone();
+    for schema in schemas.values_mut() {
+        let parts = schema.as_object_mut().into_iter().flat_map(Map::values_mut);
+        parts.for_each(|part| share(part, &shared));
+    }
 }
 
 /// Adds an error to an operation, as it is everywhere, unless the operation has it already.
@@ -260,6 +281,18 @@ fn object(value: &mut Value) -> &mut Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_component_is_written_once() {
+        let movie = json!({"type": "object", "properties": {"id": {"type": "string"}}});
+        let page = json!({"properties": {"items": {"type": "array", "items": movie}}});
+        let mut document = json!({"paths": {}, "components": {"schemas": {"Movie": movie, "Page": page}}});
+        complete(&mut document);
+        let schemas = &document["components"]["schemas"];
+        assert_eq!(schemas["Movie"], movie);
+        let items = &schemas["Page"]["properties"]["items"]["items"];
+        assert_eq!(*items, json!({"$ref": "#/components/schemas/Movie"}));
+    }
 
     #[test]
     fn errors_follow_from_the_shape() {
