@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use service_kit::body::Json;
 use service_kit::events::database::{Reading, Transaction};
-use service_kit::events::{Acceptance, Claim, Fault, Idempotency, Outbox};
+use service_kit::events::{Acceptance, Claim, Fault, Idempotency, IdempotencyParameter, Outbox};
 use service_kit::fields::{Bounds, Number};
 use service_kit::openapi::{self, schemas};
 use service_kit::page::{self, Page, PageQuery};
@@ -145,11 +145,12 @@ impl<'a> From<&'a Movie> for MovieView<'a> {
 /// Publish a movie
 #[utoipa::path(
     post, path = "/movies", operation_id = "publishMovie", tag = "movies",
+    params(IdempotencyParameter),
     request_body = NewMovie,
     responses(
         (
             status = 201, description = "It is published, now or by the same call before", body = MovieView,
-            headers(("Location"), ("ETag")),
+            headers(("Location"), ("ETag"), ("Idempotent-Replayed")),
             links(("movie" = (operation_id = "getMovie", parameters(("id" = "$response.body#/id"))))),
         ),
         (status = 409),
@@ -208,12 +209,12 @@ async fn edit(
 /// Deliver more tickets
 #[utoipa::path(
     post, path = "/movies/{id}/tickets", operation_id = "deliverTickets", tag = "movies",
-    params(("id" = Uuid, Path, description = "The movie")),
+    params(("id" = Uuid, Path, description = "The movie"), IdempotencyParameter),
     request_body = NewDelivery,
     responses(
         (
             status = 201, description = "They are added, now or by the same call before", body = MovieView,
-            headers(("Location"), ("ETag")),
+            headers(("Location"), ("ETag"), ("Idempotent-Replayed")),
         ),
         (status = 404, description = "There is no such movie"),
         (status = 409),

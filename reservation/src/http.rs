@@ -9,7 +9,7 @@ use chrono::{DateTime, NaiveDate};
 use serde::{Deserialize, Serialize};
 use service_kit::body::Json;
 use service_kit::events::database::Reading;
-use service_kit::events::{Acceptance, Claim, Fault};
+use service_kit::events::{Acceptance, Claim, Fault, IdempotencyParameter};
 use service_kit::fields::{Bounds, Loose, Number};
 use service_kit::http::{Stopping, TimeLimit};
 use service_kit::openapi::{self, schemas};
@@ -245,12 +245,12 @@ fn is_address(email: &str) -> bool {
 /// it comes in time.
 #[utoipa::path(
     post, path = "/reservations", operation_id = "placeReservation", tag = "reservations",
-    params(schemas::PreferParameter),
+    params(IdempotencyParameter, schemas::PreferParameter),
     request_body = NewReservation,
     responses(
         (
             status = 202, description = "It is accepted, now or by the same call before", body = ReservationView,
-            headers(("Location"), ("Preference-Applied")),
+            headers(("Location"), ("Preference-Applied"), ("Idempotent-Replayed")),
             links(
                 ("reservation" = (operation_id = "getReservation", parameters(("id" = "$response.body#/id")))),
                 ("cancel" = (operation_id = "cancelReservation", parameters(("id" = "$response.body#/id")))),
@@ -258,7 +258,7 @@ fn is_address(email: &str) -> bool {
         ),
         (
             status = 201, description = "It was waited for, and is decided", body = ReservationView,
-            headers(("Location"), ("Preference-Applied")),
+            headers(("Location"), ("Preference-Applied"), ("Idempotent-Replayed")),
             links(
                 ("reservation" = (operation_id = "getReservation", parameters(("id" = "$response.body#/id")))),
                 ("cancel" = (operation_id = "cancelReservation", parameters(("id" = "$response.body#/id")))),

@@ -39,7 +39,7 @@ pub use config::EventsConfig;
 pub use consumer::EventConsumer;
 pub use fault::Fault;
 pub use foundation::{Foundation, Needs};
-pub use idempotency::{Acceptance, Claim, Idempotency, IdempotencyConfig};
+pub use idempotency::{Acceptance, Claim, Idempotency, IdempotencyConfig, IdempotencyParameter};
 pub use outbox::Outbox;
 pub use partition::EventHandler;
 pub use record::Delivery;

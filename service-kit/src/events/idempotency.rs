@@ -24,9 +24,12 @@ use sqlx::{PgConnection, PgPool};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+use utoipa::IntoParams;
+use utoipa::openapi::Schema;
 
 use super::database;
 use super::fault::Fault;
+use crate::openapi::schemas;
 use crate::problem::Problem;
 
 /// The request's header.
@@ -37,6 +40,24 @@ pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-
 
 /// The longest key, in characters.
 pub const KEY_MAX: usize = 255;
+
+fn key_schema() -> Schema {
+    let description = format!(
+        "1 to {KEY_MAX} printable ASCII characters: the same call under the same key is answered as it was the first \
+         time, byte for byte; a call with another body is 422 (`/problems/idempotency-key-reused`). Kept for 24 h \
+         unless configured otherwise"
+    );
+    schemas::described(&description, schemas::printable(KEY_MAX))
+}
+
+/// Of a call that takes a key.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes what Claim parses")]
+pub struct IdempotencyParameter {
+    #[param(rename = "Idempotency-Key", schema_with = key_schema, required = false)]
+    key: Option<String>,
+}
 
 /// How often rows past their time are looked for.
 const PURGE_PERIOD: Duration = Duration::from_secs(5);

@@ -83,7 +83,7 @@ pub fn add_components(document: &mut Value, statuses: impl IntoIterator<Item = u
 }
 
 /// Headers that mean the same in every answer.
-fn headers_known() -> [(&'static str, Value); 6] {
+fn headers_known() -> [(&'static str, Value); 7] {
     let header = |schema: Value, example: Value, description: &str| json!({"description": description, "schema": schema, "example": example});
     let text = || json!({"type": "string"});
     [
@@ -123,6 +123,14 @@ fn headers_known() -> [(&'static str, Value); 6] {
         (
             "Preference-Applied",
             header(text(), json!("wait=5"), "What of `Prefer` was applied; absent if nothing was."),
+        ),
+        (
+            "Idempotent-Replayed",
+            header(
+                json!({"type": "string", "const": "true"}),
+                json!("true"),
+                "With an answer that was given to this key before.",
+            ),
         ),
         (
             "Link",

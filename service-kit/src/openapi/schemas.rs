@@ -54,6 +54,13 @@ pub fn text(min: usize, max: usize) -> Object {
     text.min_length(Some(min).filter(|min| *min > 0)).max_length(Some(max)).build()
 }
 
+/// 1 to `max` printable ASCII characters in a header, where spaces around a value don't count.
+#[must_use]
+pub fn printable(max: usize) -> Object {
+    let text = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[!-~]([ -~]*[!-~])?$"));
+    text.min_length(Some(1)).max_length(Some(max)).build()
+}
+
 /// [`Loose`](crate::fields::Loose) text of 1 to `max` characters: it may come as a whole number.
 #[must_use]
 pub fn loose(max: usize) -> Schema {
