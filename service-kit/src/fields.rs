@@ -86,7 +86,7 @@ impl Visitor<'_> for LooseVisitor {
     fn visit_i64<E: de::Error>(self, value: i64) -> Result<Loose, E> {
         if value.unsigned_abs() > LOOSE_MAX.unsigned_abs() {
             return Err(E::custom(format!(
-                "a number must be between -{LOOSE_MAX} and {LOOSE_MAX}; or a string"
+                "must be a string, or a number between -{LOOSE_MAX} and {LOOSE_MAX}"
             )));
         }
         Ok(Loose(value.to_string()))
