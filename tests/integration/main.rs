@@ -58,6 +58,7 @@ fn main() -> ExitCode {
         ledgers::are_unbroken_under_load,
         ledgers::what_commits_late_is_sent,
         narrow::events_that_fit_are_sent,
+        observability::a_collector_sees_the_whole_saga,
         observability::metrics_tell_what_happened,
         observability::one_trace_covers_a_saga,
         poison::in_the_reservations,
