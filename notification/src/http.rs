@@ -51,6 +51,11 @@ fn status_schema() -> Schema {
     schemas::words(["CONFIRMED", "CANCELLED"]).into()
 }
 
+fn email_status_schema() -> Schema {
+    let status = schemas::words(["PENDING", "SENT", "FAILED"]);
+    schemas::described("What became of the e-mail; left out if none is to be sent", status)
+}
+
 /// Which notifications are listed.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query, rename_all = "camelCase")]
@@ -90,8 +95,8 @@ struct NotificationView<'a> {
     message: &'a str,
     #[schema(value_type = String, format = DateTime)]
     sent_at: Timestamp,
-    /// What became of the e-mail, if one is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = email_status_schema, required = false)]
     email_status: Option<&'a str>,
 }
 

@@ -121,11 +121,13 @@ pub fn optional(schema: impl Into<Schema>) -> Schema {
     }
 }
 
-/// An e-mail address of at most `max` characters.
+/// An e-mail address of at most `max` characters: anything around an `@`, but neither spaces nor control characters.
 #[must_use]
 pub fn email(max: usize) -> Object {
-    let email = SchemaFormat::Custom("email".to_owned());
-    ObjectBuilder::new().schema_type(Type::String).format(Some(email)).max_length(Some(max)).build()
+    let email = SchemaFormat::Custom("idn-email".to_owned());
+    let pattern = r"^[^\s\u0000-\u001f\u007f-\u009f]+@[^@\s\u0000-\u001f\u007f-\u009f]+$";
+    let text = ObjectBuilder::new().schema_type(Type::String).format(Some(email)).pattern(Some(pattern));
+    text.max_length(Some(max)).build()
 }
 
 fn limit() -> Schema {
