@@ -5,6 +5,7 @@
 //! from the constants that are checked, by the functions of [`schemas`] (`#[schema(schema_with = …)]`).
 
 pub mod answers;
+pub mod headers;
 pub mod schemas;
 
 use actix_web::{

@@ -1,13 +1,16 @@
 //! Putting descriptions together. Whatever has the same name must be the same.
 
 use serde_json::{Map, Value, json};
-use service_kit::openapi::{self, OPERATIONS, answers};
+use service_kit::openapi::{self, answers, headers};
 use utoipa::OpenApi;
 
 use crate::{docs, routes};
 
 /// What a forwarded call can meet on its way, beside what its service says.
-const ON_THE_WAY: [u16; 3] = [502, 503, 504];
+const ON_THE_WAY: [u16; 4] = [429, 502, 503, 504];
+
+/// What these are asked for is never limited.
+const PROBES: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 
 /// What the gateway has of its own.
 #[derive(OpenApi)]
@@ -20,8 +23,10 @@ const ON_THE_WAY: [u16; 3] = [502, 503, 504];
             Every error is an RFC 9457 problem whose `type` is stable, with the fields that are to blame. What can't \
             be parsed is 400, what is understood but out of bounds is 422; unknown query parameters are 400, \
             unknown fields of a body are ignored. A body has at most 65536 bytes of JSON. Numbers may come as \
-            strings of digits. Whatever else a path is asked for is 405 with `Allow`.\n\n\
-            After a 5xx or a cut connection the call may have taken effect: repeat it with the same `id`.",
+            strings of digits. Every GET may be a HEAD, and OPTIONS says what a path takes; all else is 405 with `Allow`. \
+            Answers are compressed for who accepts it.\n\n\
+            After a 5xx or a cut connection the call may have taken effect: repeat it with the same `id`, or under the same \
+            `Idempotency-Key`.",
     ),
     servers((url = "/", description = "This gateway")),
     paths(routes::index, docs::page),
@@ -38,8 +43,7 @@ pub(crate) fn merge(parts: impl Iterator<Item = Value>) -> Result<Value, Contrad
     let mut whole = openapi::document(Gateway::openapi());
     for mut part in parts {
         for operation in answers::operations(&mut part) {
-            let tags = operation.get("tags").and_then(Value::as_array);
-            if tags.is_none_or(|tags| !tags.iter().any(|tag| tag == OPERATIONS)) {
+            if !answers::is_for_operators(operation) {
                 ON_THE_WAY.iter().for_each(|status| answers::add_error(operation, *status));
             }
         }
@@ -51,7 +55,41 @@ pub(crate) fn merge(parts: impl Iterator<Item = Value>) -> Result<Value, Contrad
         }
         add_tags(&mut whole, &part)?;
     }
+    add_rate(&mut whole);
     Ok(whole)
+}
+
+/// Every answer but a probe's tells how much more may be asked for, if that is limited.
+fn add_rate(whole: &mut Value) {
+    let text = || json!({"type": "string"});
+    let rate = [
+        (
+            "RateLimit-Policy",
+            "\"default\";q=100;w=1",
+            "With `RATE_LIMIT` set: requests (`q`) in so many seconds (`w`).",
+        ),
+        (
+            "RateLimit",
+            "\"default\";r=99;t=1",
+            "With `RATE_LIMIT` set: requests left (`r`), all again in so many seconds (`t`).",
+        ),
+    ];
+    for (name, example, description) in rate {
+        whole["components"]["headers"][name] = headers::header(text(), json!(example), description);
+    }
+    let limited = |response: &mut Value| {
+        if response.get("$ref").is_none() {
+            rate.iter().for_each(|(name, ..)| headers::add(response, name));
+        }
+    };
+    let shared = whole["components"]["responses"].as_object_mut();
+    shared.into_iter().flat_map(Map::values_mut).for_each(limited);
+    let paths = whole["paths"].as_object_mut().into_iter().flatten();
+    for (_, path) in paths.filter(|(path, _)| !PROBES.contains(&path.as_str())) {
+        let operations = path.as_object_mut().into_iter().flat_map(Map::values_mut);
+        let responses = operations.filter_map(|operation| operation.get_mut("responses")?.as_object_mut());
+        responses.flat_map(Map::values_mut).for_each(limited);
+    }
 }
 
 fn add_all(whole: &mut Value, part: &mut Value, section: &str) -> Result<(), Contradiction> {
@@ -122,7 +160,11 @@ mod tests {
             let name = reference.as_str().unwrap().strip_prefix("#/components/responses/").unwrap();
             assert!(whole["components"]["responses"][name].is_object(), "{name}");
         }
-        assert_eq!(whole["paths"]["/livez"]["get"]["responses"]["502"], Value::Null);
+        let (probe, call) = (&whole["paths"]["/livez"]["get"], &whole["paths"]["/a"]["get"]);
+        assert_eq!(probe["responses"]["502"], Value::Null);
+        assert_eq!(probe["responses"]["200"]["headers"]["RateLimit"], Value::Null);
+        assert!(call["responses"]["200"]["headers"]["RateLimit"].is_object());
+        assert!(whole["components"]["responses"]["too-many-requests"]["headers"]["RateLimit"].is_object());
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use actix_web::http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::OPERATIONS;
+use super::{OPERATIONS, headers};
 use crate::{
     body::{BODY_LIMIT, BODY_TIMEOUT},
+    http::TARGET_MAX,
     problem::{FieldError, PROBLEM_JSON, Problem},
 };
 
@@ -14,13 +15,15 @@ use crate::{
 /// - the errors that a call can have by its shape, unless its annotation names them;
 /// - a parameter's description, from its schema;
 /// - an error's body is a problem, with an example;
-/// - `Retry-After` with 429 and 503, `X-Request-Id` with every answer;
+/// - `Retry-After` with 429 and 503, `Cache-Control` with what may not be kept, `X-Request-Id` and what browsers are
+///   told with every answer;
 /// - a header that is only named is the one of the components.
 pub fn complete(document: &mut Value) {
     let mut used = Vec::new();
     for operation in operations(document) {
         describe_parameters(operation);
         let shape = shape(operation);
+        let data = !is_for_operators(operation);
         let responses = object(&mut operation["responses"]);
         for status in shape {
             responses.entry(status.to_string()).or_insert_with(|| json!({"description": ""}));
@@ -35,8 +38,11 @@ pub fn complete(document: &mut Value) {
                 }
                 Some(status) => *response = error_response(status, response["description"].clone()),
                 None => {
-                    share_headers(response);
-                    add_header(response, "X-Request-Id");
+                    headers::share(response);
+                    headers::add_common(response);
+                    if data {
+                        headers::add(response, "Cache-Control");
+                    }
                 }
             }
         }
@@ -76,71 +82,7 @@ pub fn add_components(document: &mut Value, statuses: impl IntoIterator<Item = u
     for status in statuses {
         responses.entry(name(status)).or_insert_with(|| error_response(status, meaning(status).into()));
     }
-    let headers = object(&mut document["components"]["headers"]);
-    for (name, header) in headers_known() {
-        headers.entry(name).or_insert(header);
-    }
-}
-
-/// Headers that mean the same in every answer.
-fn headers_known() -> [(&'static str, Value); 7] {
-    let header = |schema: Value, example: Value, description: &str| json!({"description": description, "schema": schema, "example": example});
-    let text = || json!({"type": "string"});
-    [
-        (
-            "X-Request-Id",
-            header(
-                json!({"type": "string", "minLength": 1, "maxLength": 128}),
-                json!("0192f0c1-7c1a-7000-8000-00000000f001"),
-                "Names the request in logs: the client's own `X-Request-Id`, if it sent 1 to 128 printable ASCII \
-                 characters without spaces, else a new one.",
-            ),
-        ),
-        (
-            "Retry-After",
-            header(
-                json!({"type": "integer", "minimum": 0}),
-                json!(1),
-                "After how many seconds it is worth trying again.",
-            ),
-        ),
-        (
-            "Location",
-            header(
-                json!({"type": "string", "format": "uri-reference"}),
-                json!("/movies/0192f0c1-7c1a-7000-8000-000000000001"),
-                "The path of what was made.",
-            ),
-        ),
-        (
-            "ETag",
-            header(
-                text(),
-                json!("\"0\""),
-                "The edition, for `If-Match` only: it counts the vendor's edits, not sales.",
-            ),
-        ),
-        (
-            "Preference-Applied",
-            header(text(), json!("wait=5"), "What of `Prefer` was applied; absent if nothing was."),
-        ),
-        (
-            "Idempotent-Replayed",
-            header(
-                json!({"type": "string", "const": "true"}),
-                json!("true"),
-                "With an answer that was given to this key before.",
-            ),
-        ),
-        (
-            "Link",
-            header(
-                text(),
-                json!("</movies?cursor=…>; rel=\"next\""),
-                "The next page's path; absent on the last page.",
-            ),
-        ),
-    ]
+    headers::add_components(object(&mut document["components"]["headers"]));
 }
 
 fn describe_parameters(operation: &mut Map<String, Value>) {
@@ -149,16 +91,6 @@ fn describe_parameters(operation: &mut Map<String, Value>) {
         let Some(schema) = parameter.get_mut("schema").and_then(Value::as_object_mut) else { continue };
         if let Some(description) = schema.remove("description") {
             object(parameter).entry("description").or_insert(description);
-        }
-    }
-}
-
-/// A header that is only named is one of the components.
-fn share_headers(response: &mut Value) {
-    let Some(headers) = response.get_mut("headers").and_then(Value::as_object_mut) else { return };
-    for (name, header) in headers {
-        if header.get("description").is_none() {
-            *header = json!({"$ref": format!("#/components/headers/{name}")});
         }
     }
 }
@@ -173,17 +105,16 @@ pub fn operations(document: &mut Value) -> impl Iterator<Item = &mut Map<String,
         .filter(|operation| operation.contains_key("responses"))
 }
 
-/// Adds a header of the components to a response.
-pub fn add_header(response: &mut Value, name: &str) {
-    object(&mut response["headers"])
-        .entry(name)
-        .or_insert_with(|| json!({"$ref": format!("#/components/headers/{name}")}));
+/// Whether a call is there for whoever runs the service.
+#[must_use]
+pub fn is_for_operators(operation: &Map<String, Value>) -> bool {
+    let tags = operation.get("tags").and_then(Value::as_array);
+    tags.is_some_and(|tags| tags.iter().any(|tag| tag == OPERATIONS))
 }
 
 /// Which errors a call can have, whatever it does.
 fn shape(operation: &Map<String, Value>) -> Vec<u16> {
-    let tags = operation.get("tags").and_then(Value::as_array);
-    if tags.is_some_and(|tags| tags.iter().any(|tag| tag == OPERATIONS)) {
+    if is_for_operators(operation) {
         return Vec::new();
     }
     let parameters = operation.get("parameters").and_then(Value::as_array);
@@ -191,7 +122,7 @@ fn shape(operation: &Map<String, Value>) -> Vec<u16> {
         parameters.is_some_and(|parameters| parameters.iter().any(|parameter| parameter["in"] == place))
     };
     let body = operation.contains_key("requestBody");
-    let mut statuses = vec![500, 503];
+    let mut statuses = vec![414, 431, 500, 503];
     if body || parameters.is_some_and(|parameters| !parameters.is_empty()) {
         statuses.push(400);
     }
@@ -220,9 +151,9 @@ fn error_response(status: u16, description: Value) -> Value {
             PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example},
         },
     });
-    add_header(&mut response, "X-Request-Id");
+    headers::add_common(&mut response);
     if matches!(status, 429 | 503) {
-        add_header(&mut response, "Retry-After");
+        headers::add(&mut response, "Retry-After");
     }
     response
 }
@@ -237,7 +168,7 @@ fn meaning(status: u16) -> String {
         408 => return format!("The body did not arrive within {} s", BODY_TIMEOUT.as_secs()),
         409 => "The id is taken by a call with another body",
         413 => return format!("The body has more than {BODY_LIMIT} bytes"),
-        414 => "The request's target is too long",
+        414 => return format!("Path and query have more than {TARGET_MAX} bytes"),
         415 => "The body's Content-Type is neither application/json nor …+json",
         422 => "It is understood, but out of bounds; each field and its bound is named",
         429 => "This address sends more requests than it may",
@@ -260,11 +191,14 @@ fn example(status: u16) -> Problem {
         409 => Problem::conflict("the id is taken by a call with another body"),
         412 => Problem::precondition_failed("the movie was edited since; get it again for its ETag"),
         413 => Problem::payload_too_large(format!("a body has at most {BODY_LIMIT} bytes")),
+        414 => Problem::uri_too_long(format!("a URL has at most {TARGET_MAX} bytes after its host")),
         415 => Problem::unsupported_media_type("Content-Type must be application/json"),
         422 => Problem::out_of_bounds(vec![FieldError::new("/count", "must be between 1 and 100")]),
         428 => {
             Problem::precondition_required("If-Match is required: the ETag of the movie that you edit, or *")
         }
+        429 => Problem::too_many_requests("one client address may make 100 requests a second", 1),
+        431 => Problem::headers_too_large("a request has at most 64 header fields"),
         500 => Problem::internal(),
         502 => Problem::bad_gateway("the movie service cut the connection; the call may have taken effect"),
         503 => Problem::unavailable("the database can't be reached now"),
@@ -279,7 +213,7 @@ fn example(status: u16) -> Problem {
 }
 
 /// The object there, made if there is none.
-fn object(value: &mut Value) -> &mut Map<String, Value> {
+pub(super) fn object(value: &mut Value) -> &mut Map<String, Value> {
     if !value.is_object() {
         *value = json!({});
     }
@@ -315,11 +249,11 @@ mod tests {
             operation.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             responses(operation).0
         };
-        assert_eq!(with(json!({})), "200 500 503");
+        assert_eq!(with(json!({})), "200 414 431 500 503");
         assert_eq!(with(json!({"tags": ["operations"]})), "200");
-        assert_eq!(with(json!({"parameters": [{"in": "path"}]})), "200 400 500 503");
-        assert_eq!(with(json!({"parameters": [{"in": "query"}]})), "200 400 422 500 503");
-        assert_eq!(with(json!({"requestBody": {}})), "200 400 408 413 415 422 500 503");
+        assert_eq!(with(json!({"parameters": [{"in": "path"}]})), "200 400 414 431 500 503");
+        assert_eq!(with(json!({"parameters": [{"in": "query"}]})), "200 400 414 422 431 500 503");
+        assert_eq!(with(json!({"requestBody": {}})), "200 400 408 413 414 415 422 431 500 503");
     }
 
     #[test]
