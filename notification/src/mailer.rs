@@ -118,3 +118,46 @@ impl TypedValueParser for SmtpUrlParser {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::email::tests::notification;
+    use crate::notification::Outcome;
+
+    /// Who speaks first doesn't speak TLS: the attempt fails, and nothing panics for want of a TLS provider.
+    #[tokio::test]
+    async fn a_server_without_tls_is_never_written_to_in_the_clear() {
+        for url in ["smtps://jane:secret@{}", "smtp://jane:secret@{}?tls=required"] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = url.replace("{}", &listener.local_addr().unwrap().to_string());
+            let server = async {
+                let (mut connection, _) = listener.accept().await.unwrap();
+                connection.write_all(b"220 plain ESMTP\r\n250 plain\r\n221 bye\r\n").await.unwrap();
+                let mut said = Vec::new();
+                // The client may cut it.
+                let _ = tokio::io::AsyncReadExt::read_to_end(&mut connection, &mut said).await;
+                said
+            };
+            let mailer = Mailer::new(&url.parse().unwrap(), "no-reply@localhost".parse().unwrap());
+            let notification = notification(Outcome::Confirmed, None, "m");
+            let (verdict, said) = tokio::join!(mailer.send(&notification), server);
+            assert!(matches!(verdict, Verdict::Later(_)), "{url}: {verdict:?}");
+            let said = String::from_utf8_lossy(&said);
+            assert!(!said.contains("MAIL") && !said.contains("AUTH"), "{url}: {said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_cannot_be_used_never_reaches_the_server() {
+        let mailer =
+            Mailer::new(&"smtp://127.0.0.1:1".parse().unwrap(), "no-reply@localhost".parse().unwrap());
+        let mut lost = notification(Outcome::Confirmed, None, "m");
+        assert!(matches!(mailer.send(&lost).await, Verdict::Later(_)));
+        lost.email = Some("jane@".into());
+        assert!(matches!(mailer.send(&lost).await, Verdict::Never(_)));
+    }
+}

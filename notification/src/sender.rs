@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use backon::{ExponentialBuilder, Retryable};
 use futures_util::future::join_all;
 use service_kit::events::Fault;
 use service_kit::events::database::{self, Transaction};
@@ -27,8 +28,11 @@ const AT_ONCE: i64 = 8;
 /// How often it looks for what has come due; for what it recorded itself it is woken.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// How long an attempt may take until another process makes the next: sending, and twice the longest transaction.
-const LEASE: Duration = Duration::from_secs(30);
+/// How long a database that is away is waited for, to write down what has been sent already.
+const RECORD_LIMIT: Duration = Duration::from_secs(4);
+
+/// How long an attempt may take until another process makes the next.
+const LEASE: Duration = Duration::from_secs(60);
 
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(60 * 60);
@@ -36,7 +40,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60 * 60);
 /// How often the backlog is counted.
 const COUNT_PERIOD: Duration = Duration::from_secs(5);
 
-const _: () = assert!(LEASE.as_secs() > 2 * SEND_LIMIT.as_secs(), "an e-mail would be sent twice");
+// Besides, a transaction may take 8 s, and clocks run unevenly.
+const _: () = assert!(LEASE.as_secs() > SEND_LIMIT.as_secs() + RECORD_LIMIT.as_secs() + 2 * 8);
 
 /// What one step did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,17 +125,28 @@ impl Sender {
                 warn!(notification.id = %id, attempts, reason, "an e-mail has failed");
             }
         }
-        let recorded = database::bounded(async {
-            let mut transaction = Transaction::begin(&self.pool).await?;
-            let recorded = email::record(&mut transaction, &claimed, &outcome).await?;
-            transaction.commit().await?;
-            Ok(recorded)
-        })
-        .await?;
+        let patiently = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(100))
+            .with_total_delay(Some(RECORD_LIMIT))
+            .without_max_times();
+        let recorded = (|| self.record(&claimed, &outcome))
+            .retry(patiently)
+            .when(|fault| matches!(fault, Fault::Passing(_) | Fault::Slow(_)))
+            .await?;
         if !recorded {
             warn!(notification.id = %id, "an attempt took longer than its lease: the e-mail may be sent twice");
         }
         Ok(())
+    }
+
+    async fn record(&self, claimed: &Claimed, outcome: &Outcome) -> Result<bool, Fault> {
+        database::bounded(async {
+            let mut transaction = Transaction::begin(&self.pool).await?;
+            let recorded = email::record(&mut transaction, claimed, outcome).await?;
+            transaction.commit().await?;
+            Ok(recorded)
+        })
+        .await
     }
 }
 

@@ -9,7 +9,7 @@ fn from() -> Mailbox {
     "theater <no-reply@theater.example>".parse().unwrap()
 }
 
-fn notification(outcome: Outcome, movie_name: Option<&str>, message: &str) -> Notification {
+pub(crate) fn notification(outcome: Outcome, movie_name: Option<&str>, message: &str) -> Notification {
     Notification {
         id: Uuid::from_u128(7),
         reservation_id: ReservationId(Uuid::from_u128(1)),
