@@ -2,16 +2,14 @@
 
 use std::collections::HashMap;
 
+use super::{KEY, REPLAYED, Route, SOON, routes, same};
 use anyhow::{Context, ensure};
 use futures_util::future::try_join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use serde_json::{Value, json};
+use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 use theater_tests::api::Answer;
 use theater_tests::{Api, Environment, Setup, Theater, checks, eventually};
-use uuid::Uuid;
-
-use super::{KEY, REPLAYED, Route, SOON, routes, same};
 
 /// A replica's calls meet in its intake: many of them are one batch.
 pub(crate) async fn many_at_once_in_one_replica(environment: &Environment) -> anyhow::Result<()> {
@@ -127,37 +125,38 @@ async fn plain(api: &Api, route: &Route, key: &str, body: &Value) -> anyhow::Res
     Api::send(api.request(reqwest::Method::POST, &route.path).header(KEY, key).json(body)).await
 }
 
-/// Two batches of two replicas with the same keys and ids, in opposite orders: neither waits for the other
-/// that waits for it.
+const ROUNDS: usize = 2;
+const BATCH: usize = 100;
+
+/// Makes the rows come slowly, so that two statements are in the middle of theirs at the same time.
+const SLOWLY: &str = "
+    create function slowly() returns trigger language plpgsql as
+        $$ begin perform pg_sleep(0.005); return new; end $$;
+    create trigger slowly before insert on idempotency for each row execute function slowly();
+";
+
+/// Two batches of two replicas with the same keys, in opposite orders: neither waits for the other that waits
+/// for it.
 pub(crate) async fn opposite_orders_do_not_block(environment: &Environment) -> anyhow::Result<()> {
     let setup = Setup { replicas: 2, deadline_secs: 300, ..Setup::default() };
     let theater = Theater::start(environment, setup).await?;
     let movie = theater.api.publish(1_000).await?;
     let (_, ports) =
         theater.ports.iter().find(|(service, _)| *service == "reservation").context("reservation")?;
-    let bodies: Vec<_> = (0..100)
-        .map(|index| {
-            json!({"id": Uuid::now_v7(), "userId": format!("{}", index % 7), "userName": "Jane",
-                "movieId": movie, "count": 1})
-        })
-        .collect();
-    let directions = ports.iter().enumerate().map(|(direction, port)| {
-        let mut calls: Vec<_> = bodies.iter().enumerate().collect();
-        if direction == 1 {
-            calls.reverse();
-        }
-        async move {
-            let api = Api::new(format!("http://127.0.0.1:{port}"))?;
-            try_join_all(calls.into_iter().map(|(index, body)| {
-                let route = Route { body: body.clone(), ..routes(movie)[2].clone() };
-                let (api, key) = (api.clone(), format!("{}", 1_000 - index));
-                async move { answered(&api, &route, key).await }
-            }))
-            .await
-        }
-    });
-    try_join_all(directions).await?;
-    ensure!(theater.api.all("/reservations").await?.len() == bodies.len());
+    let mut connection = PgConnection::connect(&theater.stage.reservation_url).await?;
+    sqlx::raw_sql(SLOWLY).execute(&mut connection).await?;
+    let apis = ports.iter().map(|port| Api::new(format!("http://127.0.0.1:{port}")));
+    let apis = apis.collect::<anyhow::Result<Vec<_>>>()?;
+    let route = &routes(movie)[2];
+    for round in 0..ROUNDS {
+        let directions = [(0..BATCH).collect::<Vec<_>>(), (0..BATCH).rev().collect()];
+        let calls = apis.iter().zip(directions).flat_map(|(api, keys)| {
+            keys.into_iter().map(move |key| answered(api, route, format!("{round}-{key}")))
+        });
+        try_join_all(calls).await?;
+    }
+    let placed = theater.api.all("/reservations").await?.len();
+    ensure!(placed == ROUNDS * BATCH, "{placed} reservations");
     checks::at_rest(&theater.stage, SOON).await?;
     checks::invariants(&theater.stage, &theater.api).await?;
     let deadlocks = checks::count(
