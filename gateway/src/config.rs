@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use clap::Parser;
 use service_kit::config::TelemetryConfig;
 
-use crate::upstream::UpstreamUrl;
+use crate::{client::Network, cors::Origin, upstream::UpstreamUrl};
 
 /// The one entrance to the theater: sends each request to the service that it is for.
 #[derive(Parser, Clone, Debug)]
@@ -35,6 +35,21 @@ pub struct Config {
         value_delimiter = ','
     )]
     pub reservation_list_url: Vec<UpstreamUrl>,
+
+    /// Requests a second that one client address may make, and at most at once: an IPv4 address, or a /64 of IPv6.
+    /// Unset: any number
+    #[arg(long, env = "RATE_LIMIT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate_limit: Option<u32>,
+
+    /// Addresses and networks of the proxies before the gateway, comma-separated, such as 10.0.0.0/8: theirs is
+    /// the only X-Forwarded-For, -Proto and -Host that is believed and sent on. Unset: nobody's is
+    #[arg(long, env = "TRUSTED_PROXIES", value_delimiter = ',')]
+    pub trusted_proxies: Vec<Network>,
+
+    /// Origins of the web pages that may make calls (CORS), comma-separated, such as https://app.example, or * for
+    /// any. Unset: no page of another origin
+    #[arg(long, env = "CORS_ORIGINS", value_delimiter = ',')]
+    pub cors_origins: Vec<Origin>,
 
     #[command(flatten)]
     pub telemetry: TelemetryConfig,
@@ -78,6 +93,13 @@ mod tests {
             ("--reservation-list-url", "http://user@one"),
             ("--bind-address", "8088"),
             ("--movies-url", "http://one"),
+            ("--rate-limit", "0"),
+            ("--rate-limit", "1.5"),
+            ("--rate-limit", ""),
+            ("--trusted-proxies", "10.0.0.0/33"),
+            ("--trusted-proxies", "10.0.0.1,,10.0.0.2"),
+            ("--cors-origins", "https://app.example/"),
+            ("--cors-origins", "https://app.example,app.example"),
         ] {
             let message = parse(&[flag, value]).unwrap_err();
             assert!(message.contains(flag), "{message}");
@@ -93,6 +115,9 @@ mod tests {
             "MOVIE_URL",
             "NOTIFICATION_URL",
             "RESERVATION_LIST_URL",
+            "RATE_LIMIT",
+            "TRUSTED_PROXIES",
+            "CORS_ORIGINS",
             "LOG_FORMAT",
         ];
         for name in names {

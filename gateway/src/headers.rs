@@ -9,6 +9,8 @@ use service_kit::{
     trace::{TRACEPARENT, TraceParent},
 };
 
+use crate::client::{TrustedProxies, X_FORWARDED_FOR};
+
 /// Fields that concern one connection only (RFC 9110, 7.6.1), beside those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
@@ -22,7 +24,6 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     header::UPGRADE,
 ];
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
@@ -41,26 +42,46 @@ pub(crate) fn end_to_end(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderNa
     })
 }
 
-/// The headers for the upstream: the client's, and where the request came from.
-pub(crate) fn forwarded(req: &HttpRequest, trace: &TraceParent) -> HeaderMap {
+/// An answer's fields for the client. What a service is made of is nobody's business.
+pub(crate) fn returned(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    end_to_end(headers).filter(|(name, _)| **name != header::SERVER && name.as_str() != "x-powered-by")
+}
+
+/// Fields that say where a request came from.
+fn is_provenance(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip")
+}
+
+/// The headers for the upstream: the client's, and where the request came from. What they said about that before
+/// goes on only if a trusted proxy said it: services may take it for the truth.
+pub(crate) fn forwarded(req: &HttpRequest, trace: &TraceParent, trusted: &TrustedProxies) -> HeaderMap {
     let received = req.headers();
+    let peer = req.peer_addr().map(|address| address.ip().to_canonical());
+    let believed = peer.is_some_and(|peer| trusted.trust(peer));
     let mut sent = HeaderMap::new();
     for (name, value) in end_to_end(received) {
         // The gateway has read the body already, and the upstream has a name of its own.
-        if *name != header::EXPECT && *name != header::HOST {
+        let ours = *name == header::EXPECT || *name == header::HOST;
+        if !ours && (believed || !is_provenance(name)) {
             sent.append(name.clone(), value.clone());
         }
     }
-    let known = received.get_all(X_FORWARDED_FOR).filter_map(|value| value.to_str().ok());
-    let peer = req.peer_addr().map(|address| address.ip().to_canonical().to_string());
-    let path: Vec<_> = known.chain(peer.as_deref()).collect();
-    insert(&mut sent, X_FORWARDED_FOR, path.join(", "));
+    let peer = peer.map(|peer| peer.to_string());
+    let known = sent.get_all(X_FORWARDED_FOR).filter_map(|value| value.to_str().ok());
+    let path = known.chain(peer.as_deref()).collect::<Vec<_>>().join(", ");
+    insert(&mut sent, X_FORWARDED_FOR, path);
     // What stands before us knows better how the client came.
-    if !received.contains_key(X_FORWARDED_PROTO) {
+    if !sent.contains_key(X_FORWARDED_PROTO) {
         insert(&mut sent, X_FORWARDED_PROTO, "http".to_owned());
     }
-    if let (false, Some(host)) = (received.contains_key(X_FORWARDED_HOST), received.get(header::HOST)) {
-        sent.insert(X_FORWARDED_HOST, host.clone());
+    // A target that names a host comes before Host (RFC 9112, 3.2.2).
+    let host = match req.uri().authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => received.get(header::HOST).cloned(),
+    };
+    if let (false, Some(host)) = (sent.contains_key(X_FORWARDED_HOST), host) {
+        sent.insert(X_FORWARDED_HOST, host);
     }
     if let Some(id) = received.get(X_REQUEST_ID) {
         sent.insert(X_REQUEST_ID, id.clone());
@@ -85,10 +106,13 @@ mod tests {
     use super::*;
 
     fn sent(request: TestRequest) -> HeaderMap {
-        forwarded(
-            &request.peer_addr("10.0.0.7:5000".parse().unwrap()).to_http_request(),
-            &TraceParent::random(),
-        )
+        sent_through(&[], request)
+    }
+
+    fn sent_through(trusted: &[&str], request: TestRequest) -> HeaderMap {
+        let trusted = TrustedProxies(trusted.iter().map(|network| network.parse().unwrap()).collect());
+        let request = request.peer_addr("10.0.0.7:5000".parse().unwrap()).to_http_request();
+        forwarded(&request, &TraceParent::random(), &trusted)
     }
 
     #[test]
@@ -118,20 +142,48 @@ mod tests {
     }
 
     #[test]
-    fn where_it_came_from_is_appended() {
+    fn where_it_came_from_is_said_once_and_by_who_knows() {
         let fresh = sent(TestRequest::default());
         assert_eq!(fresh.get("x-forwarded-for").unwrap(), "10.0.0.7");
         assert_eq!(fresh.get("x-forwarded-proto").unwrap(), "http");
-        let known = TestRequest::default()
-            .append_header(("x-forwarded-for", "192.0.2.1, 192.0.2.2"))
-            .append_header(("x-forwarded-for", "192.0.2.3"))
-            .insert_header(("x-forwarded-proto", "https"))
-            .insert_header(("x-forwarded-host", "outside.example"));
-        let sent = sent(known);
-        assert_eq!(sent.get("x-forwarded-for").unwrap(), "192.0.2.1, 192.0.2.2, 192.0.2.3, 10.0.0.7");
-        assert_eq!(sent.get_all("x-forwarded-for").count(), 1);
-        assert_eq!(sent.get("x-forwarded-proto").unwrap(), "https");
-        assert_eq!(sent.get("x-forwarded-host").unwrap(), "outside.example");
+        let known = || {
+            TestRequest::default()
+                .append_header(("x-forwarded-for", "192.0.2.1, 192.0.2.2"))
+                .append_header(("x-forwarded-for", "192.0.2.3"))
+                .insert_header(("x-forwarded-proto", "https"))
+                .insert_header(("x-forwarded-host", "outside.example"))
+                .insert_header(("forwarded", "for=192.0.2.1"))
+                .insert_header(("x-real-ip", "192.0.2.1"))
+                .insert_header(("host", "theater.example"))
+        };
+        let trusted = sent_through(&["10.0.0.0/8"], known());
+        assert_eq!(trusted.get("x-forwarded-for").unwrap(), "192.0.2.1, 192.0.2.2, 192.0.2.3, 10.0.0.7");
+        assert_eq!(trusted.get_all("x-forwarded-for").count(), 1);
+        assert_eq!(trusted.get("x-forwarded-proto").unwrap(), "https");
+        assert_eq!(trusted.get("x-forwarded-host").unwrap(), "outside.example");
+        assert!(trusted.contains_key("forwarded") && trusted.contains_key("x-real-ip"));
+        // Who isn't trusted has only the address that can be seen.
+        let spoofed = sent_through(&["10.0.0.0/30"], known());
+        assert_eq!(spoofed.get("x-forwarded-for").unwrap(), "10.0.0.7");
+        assert_eq!(spoofed.get("x-forwarded-proto").unwrap(), "http");
+        assert_eq!(spoofed.get("x-forwarded-host").unwrap(), "theater.example");
+        assert!(!spoofed.contains_key("forwarded") && !spoofed.contains_key("x-real-ip"));
+    }
+
+    #[test]
+    fn a_whole_url_names_the_host() {
+        let request = TestRequest::with_uri("http://target.example/movies").insert_header(("host", "other"));
+        assert_eq!(sent(request).get("x-forwarded-host").unwrap(), "target.example");
+    }
+
+    #[test]
+    fn what_a_service_is_made_of_stays_inside() {
+        let mut headers = HeaderMap::new();
+        for name in ["server", "x-powered-by", "etag"] {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static("x"));
+        }
+        let returned: Vec<_> = returned(&headers).map(|(name, _)| name.as_str()).collect();
+        assert_eq!(returned, ["etag"]);
     }
 
     #[test]

@@ -11,6 +11,8 @@
 //! * [`upstream`]: a service's replicas, used in turn; one that is away is passed over
 //! * `proxy`: one request: send, perhaps repeat, stream the answer back
 //! * `describe`: the API's description, of what the services say of themselves; `docs`: the same for people
+//! * `client`, `rate`: whose request it is, and how many that client may make
+//! * `cors`, `compress`: which web pages may call, and answers made smaller
 //! * `connect`: connections to upstreams
 //! * `headers`: what is added and removed on the way
 
@@ -19,17 +21,24 @@ use std::{net::TcpListener, time::Duration};
 use service_kit::{health::Health, http, metrics::Metrics};
 use tokio_util::sync::CancellationToken;
 
+pub mod client;
+mod compress;
 pub mod config;
 mod connect;
+pub mod cors;
 mod describe;
 mod docs;
 mod headers;
 mod proxy;
+mod rate;
 mod routes;
 pub mod upstream;
 
 pub use config::Config;
 pub use proxy::Limits;
+
+/// What a client's head may have; some fields more are added on the way.
+const HEAD_BOUNDS: http::HeadBounds = http::HeadBounds { fields_max: 64, bytes_max: 32 * 1024 };
 
 /// A gateway that has its port.
 pub struct Application {
@@ -78,6 +87,8 @@ impl Application {
         let mut server = http::Server::new(self.listener, self.metrics, Health::new());
         // The proxy has its own, tighter limits, and its own answers when they are reached.
         server.request_timeout = self.gateway.limits().request() + Duration::from_secs(1);
+        // Fewer than a service takes, which must take ours too.
+        server.head_bounds = HEAD_BOUNDS;
         let gateway = self.gateway;
         server.run(shutdown, move |config| gateway.routes(config)).await
     }

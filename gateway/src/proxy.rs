@@ -25,13 +25,13 @@ use prometheus::IntCounterVec;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use service_kit::{
-    body, openapi,
+    body, http, openapi,
     prefer::{PREFER, Wait},
     problem::Problem,
     trace,
 };
 
-use crate::{headers, upstream::Upstreams};
+use crate::{client::TrustedProxies, headers, upstream::Upstreams};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -80,6 +80,7 @@ pub(crate) struct Proxy {
     pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) limits: Limits,
     pub(crate) failures: IntCounterVec,
+    pub(crate) trusted: Arc<TrustedProxies>,
 }
 
 /// A request, ready to be sent, and to be sent again.
@@ -122,19 +123,20 @@ pub(crate) async fn forward(
         false => None,
     };
     let path_and_query = req.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+    let method = http::method(&req);
     let outgoing = Outgoing {
-        method: req.method().clone(),
         path_and_query,
-        headers: headers::forwarded(&req, &trace::current()),
-        repeatable: is_repeatable(req.method(), req.headers(), body.as_deref().unwrap_or_default()),
+        headers: headers::forwarded(&req, &trace::current(), &proxy.trusted),
+        repeatable: is_repeatable(&method, req.headers(), body.as_deref().unwrap_or_default()),
         wait: Wait::of(req.headers()),
+        method,
         body,
     };
     let response = proxy.send(outgoing).await?;
     Ok(relay(response, proxy.limits.piece, proxy.upstreams.service))
 }
 
-/// GET and HEAD change nothing; a POST with a key or an id of the client's takes effect once.
+/// GET, HEAD and OPTIONS change nothing; a POST with a key or an id of the client's takes effect once.
 fn is_repeatable(method: &Method, headers: &HeaderMap, body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Identified<'a> {
@@ -142,7 +144,7 @@ fn is_repeatable(method: &Method, headers: &HeaderMap, body: &[u8]) -> bool {
         id: Option<&'a RawValue>,
     }
     match *method {
-        Method::GET | Method::HEAD => true,
+        Method::GET | Method::HEAD | Method::OPTIONS => true,
         Method::POST => {
             headers.contains_key(IDEMPOTENCY_KEY)
                 || serde_json::from_slice::<Identified>(body).is_ok_and(|body| body.id.is_some())
@@ -299,7 +301,7 @@ impl From<SendRequestError> for Failure {
 /// Streams the answer as it comes: no buffer, no decompression.
 fn relay(response: ClientResponse, piece_limit: Duration, service: &'static str) -> HttpResponse {
     let mut relayed = HttpResponse::build(response.status());
-    for header in headers::end_to_end(response.headers()) {
+    for header in headers::returned(response.headers()) {
         relayed.append_header(header);
     }
     let length = response
@@ -373,6 +375,7 @@ mod tests {
         };
         assert!(repeatable(Method::GET, &none, ""));
         assert!(repeatable(Method::HEAD, &none, ""));
+        assert!(repeatable(Method::OPTIONS, &none, ""));
         assert!(repeatable(Method::POST, &key, ""));
         assert!(repeatable(
             Method::POST,

@@ -4,18 +4,23 @@ use std::sync::Arc;
 
 use actix_web::{
     HttpResponse,
+    middleware::from_fn,
     web::{self, Data},
 };
 use prometheus::Registry;
-use service_kit::openapi;
+use service_kit::{http::unknown_route, openapi};
 use tokio::sync::Mutex;
 
 use crate::{
+    client::TrustedProxies,
+    compress::compressed,
     config::Config,
     connect,
+    cors::{Origin, cors},
     describe::{Describer, Known, describe},
     docs,
     proxy::{Limits, Proxy, forward},
+    rate::{RateLimit, limited},
     upstream::Upstreams,
 };
 
@@ -27,6 +32,9 @@ pub(crate) struct Gateway {
     /// The first segment of the paths, and whose they are.
     services: [(&'static str, Arc<Upstreams>); 4],
     known: Arc<Mutex<Known>>,
+    trusted: Arc<TrustedProxies>,
+    rate_limit: Option<Arc<RateLimit>>,
+    cors_origins: Vec<Origin>,
 }
 
 impl Gateway {
@@ -46,15 +54,34 @@ impl Gateway {
             ("notifications", upstreams("notification", config.notification_url)),
             ("reservationLists", upstreams("reservation-list", config.reservation_list_url)),
         ];
-        Ok(Self { limits, failures, services, known: Arc::default() })
+        let trusted = Arc::new(TrustedProxies(config.trusted_proxies));
+        let rate_limit = config
+            .rate_limit
+            .map(|per_second| RateLimit::new(per_second, trusted.clone(), registry).map(Arc::new))
+            .transpose()?;
+        let (known, cors_origins) = (Arc::default(), config.cors_origins);
+        Ok(Self { limits, failures, services, known, trusted, rate_limit, cors_origins })
     }
 
     pub(crate) fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// Called once a worker. Methods are the services' business: they know which ones a resource takes.
+    /// Called once a worker. What is refused is refused before anything is done for it; a preflight is no request
+    /// yet, and a page may read why it was refused.
     pub(crate) fn routes(&self, config: &mut web::ServiceConfig) {
+        let rate_limit = self.rate_limit.clone();
+        let all = web::scope("")
+            .configure(|config| self.resources(config))
+            .default_service(web::to(unknown_route))
+            .wrap(from_fn(compressed))
+            .wrap(from_fn(move |req, next| limited(rate_limit.clone(), req, next)))
+            .wrap(cors(&self.cors_origins));
+        config.service(all);
+    }
+
+    /// Methods are the services' business: they know which ones a resource takes.
+    fn resources(&self, config: &mut web::ServiceConfig) {
         let client = connect::client(self.limits.connect);
         let mut proxies = Vec::new();
         for (segment, upstreams) in &self.services {
@@ -63,6 +90,7 @@ impl Gateway {
                 upstreams: upstreams.clone(),
                 limits: self.limits.clone(),
                 failures: self.failures.clone(),
+                trusted: self.trusted.clone(),
             });
             for path in [format!("/{segment}"), format!("/{segment}/{{rest}}*")] {
                 config.service(web::resource(path).app_data(proxy.clone()).route(web::to(forward)));

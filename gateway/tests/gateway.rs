@@ -290,7 +290,7 @@ async fn headers_tell_where_a_request_came_from() {
     );
     let answer = gateway.call("GET", "/movies", &headers, "").await;
     let seen = |name| answer.seen(name).unwrap_or_default();
-    assert_eq!(seen("x-forwarded-for"), "192.0.2.1, 127.0.0.1");
+    assert_eq!(seen("x-forwarded-for"), "127.0.0.1");
     assert_eq!(
         (seen("x-forwarded-proto"), seen("x-forwarded-host")),
         ("http".into(), "theater.example".into())
@@ -340,14 +340,18 @@ async fn answers_are_not_buffered() {
         let (mut connection, _) = listener.accept().await.unwrap();
         read_head(&mut connection).await;
         connection
-            .write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
             .await
             .unwrap();
         awaited.acquire().await.unwrap().forget();
         connection.write_all(b"3\r\ntwo\r\n0\r\n\r\n").await.unwrap();
     });
     let mut client = TcpStream::connect(gateway.address).await.unwrap();
-    client.write_all(b"GET /movies HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").await.unwrap();
+    // Compression would hold the first piece back until there is enough.
+    client
+        .write_all(b"GET /movies HTTP/1.1\r\nhost: t\r\nconnection: close\r\naccept-encoding: gzip, br, identity;q=0\r\n\r\n")
+        .await
+        .unwrap();
     let mut received = Vec::new();
     tokio::time::timeout(DEADLINE, async {
         while !received.windows(3).any(|window| window == b"one") {

@@ -285,8 +285,7 @@ fn app<R: Fn(&mut web::ServiceConfig)>(
         .default_service(web::to(unknown_route))
         .wrap(from_fn(move |req, next| limited(limit, req, next)))
         .wrap(from_fn(methods::completed))
-        .wrap(from_fn(move |req, next| heads::checked(bounds, req, next)))
-        .wrap(from_fn(move |req, next| observed(metrics.clone(), req, next)))
+        .wrap(from_fn(move |req, next| observed(metrics.clone(), bounds, req, next)))
 }
 
 /// What a probe is told.
@@ -354,9 +353,11 @@ async fn limited(
     }
 }
 
-/// Around everything: the request's span, its id, its metric, and every error as a problem.
+/// Around everything: the request's span, its id, its metric, and every error as a problem. Of a head out of bounds
+/// nothing more is seen.
 async fn observed(
     metrics: Metrics,
+    bounds: HeadBounds,
     mut req: ServiceRequest,
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse, Error> {
@@ -364,11 +365,15 @@ async fn observed(
     let method = req.method().clone();
     let route = req.match_pattern();
     let request_id = request_id(req.headers());
+    let checked = bounds.check(req.head());
     // The handler, and the gateway's upstream, see the same id.
     req.headers_mut().insert(X_REQUEST_ID, request_id.clone());
     let span = span(&req, route.as_deref(), &request_id);
 
-    let outcome = next.call(req).instrument(span.clone()).await;
+    let outcome = match checked {
+        Ok(()) => next.call(req).instrument(span.clone()).await,
+        Err(problem) => Ok(req.into_response(problem.error_response())),
+    };
     explained(outcome, |response| {
         response.headers_mut().insert(X_REQUEST_ID, request_id);
         for (name, value) in SECURITY {
@@ -395,7 +400,7 @@ fn explained(
     match outcome {
         Ok(mut response) => {
             if let Some(problem) = explanation(response.response()) {
-                response = response.into_response(problem.error_response());
+                response = replaced(response, problem.error_response());
             }
             finish(response.response_mut());
             Ok(response)
@@ -409,6 +414,17 @@ fn explained(
             Err(InternalError::from_response(error, response).into())
         }
     }
+}
+
+/// Another answer in place of one, with the headers that aren't about its body: some were put there on the way.
+fn replaced(response: ServiceResponse, mut other: HttpResponse) -> ServiceResponse {
+    let own = other.headers().clone();
+    for (name, value) in response.headers() {
+        if !own.contains_key(name) && !name.as_str().starts_with("content-") {
+            other.headers_mut().append(name.clone(), value.clone());
+        }
+    }
+    response.into_response(other)
 }
 
 /// The problem for an error answer that isn't one yet.

@@ -6,7 +6,7 @@
 mod bodies;
 mod queries;
 mod shapes;
-mod socket;
+pub(crate) mod socket;
 
 use std::time::Duration;
 

@@ -10,6 +10,7 @@ mod bad_requests;
 mod calls;
 mod capacity;
 mod described;
+mod edge;
 mod email;
 mod endings;
 mod http_surface;
@@ -35,6 +36,12 @@ fn main() -> ExitCode {
         described::a_service_that_is_away_stays_described,
         described::every_call_is_described,
         described::people_can_read_it,
+        edge::a_client_is_limited_by_its_address,
+        edge::answers_are_compressed,
+        edge::head_options_and_what_browsers_are_told,
+        edge::heads_are_bounded,
+        edge::pages_of_other_origins_call_if_they_may,
+        edge::slow_clients_harm_nobody,
         email::a_mail_server_that_is_away_holds_nobody,
         email::each_outcome_is_told_once,
         email::two_replicas_send_each_once,

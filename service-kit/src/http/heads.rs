@@ -1,15 +1,12 @@
 //! Bounds of a request's head, beyond what the parser checks.
 
 use actix_web::{
-    Error,
-    body::BoxBody,
-    dev::{RequestHead, ServiceRequest, ServiceResponse},
+    dev::RequestHead,
     http::{
         Method,
         header::{self, HeaderValue},
         uri::Authority,
     },
-    middleware::Next,
 };
 
 use crate::problem::Problem;
@@ -41,7 +38,7 @@ impl HeadBounds {
         format!("a request has at most {fields_max} header fields, of at most {bytes_max} bytes together")
     }
 
-    fn check(&self, head: &RequestHead) -> Result<(), Problem> {
+    pub(super) fn check(&self, head: &RequestHead) -> Result<(), Problem> {
         let uri = &head.uri;
         if uri.path_and_query().is_some_and(|target| target.as_str().len() > TARGET_MAX) {
             return Err(Problem::uri_too_long(format!(
@@ -75,15 +72,6 @@ fn is_host(value: &HeaderValue) -> bool {
     text.strip_prefix(host).is_some_and(|port| {
         !host.is_empty() && port.trim_start_matches(|c: char| c.is_ascii_digit() || c == ':').is_empty()
     })
-}
-
-pub(super) async fn checked(
-    bounds: HeadBounds,
-    req: ServiceRequest,
-    next: Next<BoxBody>,
-) -> Result<ServiceResponse, Error> {
-    bounds.check(req.head())?;
-    next.call(req).await
 }
 
 #[cfg(test)]

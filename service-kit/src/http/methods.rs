@@ -52,7 +52,7 @@ pub(super) async fn completed(
     let mut response = next.call(req).await?;
     if let Some(allow) = allowed(response.status(), response.headers()) {
         if method == Method::OPTIONS {
-            response = response.into_response(HttpResponse::NoContent().finish());
+            response = super::replaced(response, HttpResponse::NoContent().finish());
         }
         response.headers_mut().insert(header::ALLOW, allow);
     }

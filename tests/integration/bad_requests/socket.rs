@@ -11,14 +11,14 @@ const LIMIT: Duration = Duration::from_secs(15);
 
 /// One of the answers on a connection.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: Vec<(String, String)>,
-    pub(super) body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
     }
 }
@@ -27,7 +27,7 @@ impl Answer {
 ///
 /// # Errors
 /// A server that doesn't close; an answer that isn't whole, or isn't HTTP.
-pub(super) async fn send(port: u16, bytes: &[u8]) -> anyhow::Result<Vec<Answer>> {
+pub(crate) async fn send(port: u16, bytes: &[u8]) -> anyhow::Result<Vec<Answer>> {
     let (mut reading, mut writing) = TcpStream::connect(("127.0.0.1", port)).await?.into_split();
     let write = async {
         // A server may refuse before it has read all, and then close.

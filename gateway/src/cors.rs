@@ -1,0 +1,120 @@
+//! Which web pages of other origins may make calls, and read the answers.
+
+use std::str::FromStr;
+
+use actix_cors::Cors;
+use actix_web::{
+    http::{
+        Method, Uri,
+        header::{self, HeaderName},
+        uri::Scheme,
+    },
+    middleware::Condition,
+};
+
+/// How long a browser may remember what it was allowed.
+const MAX_AGE_SECS: usize = 3600;
+
+const METHODS: [Method; 6] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PATCH, Method::DELETE, Method::OPTIONS];
+
+/// What a page may send, beside what browsers let every page send.
+const ALLOWED: [HeaderName; 8] = [
+    header::CONTENT_TYPE,
+    header::IF_MATCH,
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("prefer"),
+    HeaderName::from_static("consistency-token"),
+    HeaderName::from_static("last-event-id"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("x-request-id"),
+];
+
+/// What a page may read, beside what browsers let every page read.
+const EXPOSED: [HeaderName; 11] = [
+    header::LOCATION,
+    header::ETAG,
+    header::LINK,
+    header::RETRY_AFTER,
+    header::ALLOW,
+    HeaderName::from_static("preference-applied"),
+    HeaderName::from_static("idempotent-replayed"),
+    HeaderName::from_static("consistency-token"),
+    HeaderName::from_static("ratelimit"),
+    HeaderName::from_static("ratelimit-policy"),
+    HeaderName::from_static("x-request-id"),
+];
+
+/// `https://app.example`, as browsers write it in `Origin`, or `*` for any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Any,
+    One(String),
+}
+
+impl FromStr for Origin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        let wrong =
+            || format!("{text:?} is not an origin like https://app.example or http://localhost:3000, or *");
+        let uri: Uri = text.parse().map_err(|_| wrong())?;
+        let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else { return Err(wrong()) };
+        // Compared byte by byte with what the browser sends, which is nothing but this, in lower case.
+        let origin = format!("{scheme}://{authority}");
+        let plain = origin == text && origin == origin.to_ascii_lowercase() && !origin.contains('@');
+        if plain && !authority.host().is_empty() && [Scheme::HTTP, Scheme::HTTPS].contains(scheme) {
+            Ok(Self::One(origin))
+        } else {
+            Err(wrong())
+        }
+    }
+}
+
+/// Around the routes; answers preflights. Without origins it does nothing, and pages of other origins read nothing.
+pub(crate) fn cors(origins: &[Origin]) -> Condition<Cors> {
+    let cors = Cors::default()
+        .allowed_methods(METHODS)
+        .allowed_headers(ALLOWED)
+        .expose_headers(EXPOSED)
+        .max_age(MAX_AGE_SECS);
+    let cors = origins.iter().fold(cors, |cors, origin| match origin {
+        Origin::Any => cors.allow_any_origin().send_wildcard(),
+        Origin::One(origin) => cors.allowed_origin(origin),
+    });
+    Condition::new(!origins.is_empty(), cors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_as_browsers_write_them() {
+        for text in ["https://app.example", "http://localhost:3000", "http://[::1]:8080"] {
+            assert_eq!(text.parse(), Ok(Origin::One(text.to_owned())));
+        }
+        assert_eq!(" * ".parse(), Ok(Origin::Any));
+        for text in [
+            "",
+            "app.example",
+            "https://",
+            "https://app.example/",
+            "https://app.example/x",
+            "https://app.example?x",
+            "https://App.example",
+            "ftp://app.example",
+            "https://user@app.example",
+            "null",
+            "**",
+            "https://*.example x",
+        ] {
+            let error = text.parse::<Origin>().unwrap_err();
+            assert!(error.contains("is not an origin like"), "{error}");
+        }
+    }
+}
