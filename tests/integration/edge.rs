@@ -83,6 +83,8 @@ pub(crate) async fn head_options_and_what_browsers_are_told(environment: &Enviro
         (format!("/reservations/{reservation}"), "GET, HEAD, DELETE, OPTIONS"),
         ("/notifications".to_owned(), "GET, HEAD, OPTIONS"),
         ("/reservationLists".to_owned(), "GET, HEAD, OPTIONS"),
+        ("/openapi.json".to_owned(), "GET, HEAD, OPTIONS"),
+        ("/docs/".to_owned(), "GET, HEAD, OPTIONS"),
         ("/livez".to_owned(), "GET, HEAD, OPTIONS"),
         ("/readyz".to_owned(), "GET, HEAD, OPTIONS"),
     ];
