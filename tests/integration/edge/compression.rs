@@ -35,7 +35,7 @@ pub(crate) async fn answers_are_compressed(environment: &Environment) -> anyhow:
     for _ in 0..12 {
         api.publish(1).await?;
     }
-    let large = ["/openapi.json", "/docs/", "/docs/swagger-ui.css"];
+    let large = ["/openapi.json", "/docs/swagger-ui.css"];
     for path in ["/movies", "/reservations", "/notifications", "/reservationLists"].iter().chain(&large) {
         let plain = api.get(path).await?;
         ensure!(plain.text.len() >= 1024, "{path}: too small to be worth it: {}", plain.text);
