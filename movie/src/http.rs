@@ -1,4 +1,6 @@
-//! The vendor's calls.
+//! The vendor's calls, and the catalogue.
+
+use std::collections::HashMap;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, ETAG, IF_MATCH, LOCATION};
@@ -15,16 +17,20 @@ use service_kit::trace;
 use shared_events::{Count, DeliveryId, MovieId, Origin};
 use sqlx::PgPool;
 use utoipa::openapi::Schema;
-use utoipa::{OpenApi, ToSchema};
+use utoipa::{IntoParams, OpenApi, ToSchema};
 use uuid::Uuid;
 
 use crate::movie::{Answer, Command, Editions, Input, Movie, QTY_MAX};
+use crate::search::{Listing, Place, Query, Sort};
 use crate::store;
 
 /// Tickets in one delivery at most.
 const DELIVERY_MAX: i64 = 1_000_000;
 const NAME_MAX: usize = 200;
 const DESCRIPTION_MAX: usize = 4_000;
+
+/// Characters of a search.
+const QUERY_MAX: usize = 200;
 
 const COLLECTION: &str = "movie";
 
@@ -260,23 +266,76 @@ async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse,
     }
 }
 
-/// List the movies, newest first
+/// Which movies are listed, and in which order.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query, rename_all = "camelCase")]
+#[expect(dead_code, reason = "describes what `listing` parses")]
+struct Parameters {
+    #[param(schema_with = query_schema, required = false)]
+    q: Option<String>,
+    #[param(schema_with = min_qty_schema, required = false)]
+    min_qty: Option<i64>,
+    #[param(schema_with = sort_schema, required = false)]
+    sort: Option<String>,
+}
+
+fn query_schema() -> Schema {
+    let description = "Movies whose name or description has words that begin with each of these, without case and \
+                       accents; a word of the name may also have a small typing error";
+    schemas::described(description, schemas::text(1, QUERY_MAX))
+}
+
+fn min_qty_schema() -> Schema {
+    schemas::described("So many tickets are left, at least", schemas::integer(0, QTY_MAX))
+}
+
+fn sort_schema() -> Schema {
+    let mut sort = schemas::words(Sort::ALL.map(Sort::as_str));
+    sort.default = Some(json!(Sort::Newest.as_str()));
+    let description = "`newest` first; by `name`; `qty`: most tickets left first; `relevance`: the name that is most \
+                       like `q` first, and without `q` the newest";
+    schemas::described(description, sort)
+}
+
+/// Search and list the movies
 #[utoipa::path(
     get, path = "/movies", operation_id = "listMovies", tag = "movies",
-    params(schemas::PageParameters),
+    params(Parameters, schemas::PageParameters),
     responses((
         status = 200, description = "A page of movies", body = Page<MovieView>,
         headers(("Link")),
     )),
 )]
 async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let parameters = page::query(&request, &["cursor", "limit"])?;
-    let query = PageQuery::parse(&parameters, COLLECTION, &[])?;
+    let parameters = page::query(&request, &["q", "minQty", "sort", "cursor", "limit"])?;
+    let (listing, query) = listing(&parameters)?;
     let mut reading = Reading::begin(&api.pool).await.map_err(Fault::from)?;
-    let movies = store::list(&mut reading, query.after, query.limit + 1).await.map_err(Fault::from)?;
+    let movies = store::catalogue::list(&mut reading, &listing, query.after.as_ref(), query.limit + 1)
+        .await
+        .map_err(Fault::from)?;
     reading.end();
-    let rows = movies.iter().map(|(seq, movie)| (*seq, MovieView::from(movie))).collect();
+    let rows = movies.iter().map(|(place, movie)| (place.clone(), MovieView::from(movie))).collect();
     Ok(page::page(&request, rows, &query))
+}
+
+fn listing(parameters: &HashMap<String, String>) -> Result<(Listing, PageQuery<Place>), Problem> {
+    let q = page::text(parameters, "q", QUERY_MAX)?;
+    let min_qty = page::number(parameters, "minQty", 0, QTY_MAX)?.unwrap_or(0);
+    let sort = match parameters.get("sort") {
+        None => Sort::Newest,
+        Some(text) => Sort::ALL
+            .into_iter()
+            .find(|sort| sort.as_str() == text)
+            .ok_or_else(|| Problem::bad_field("/sort", "must be newest, name, qty or relevance"))?,
+    };
+    // Nothing is more relevant to no question.
+    let sort = if sort == Sort::Relevance && q.is_none() { Sort::Newest } else { sort };
+    let query: PageQuery<Place> =
+        PageQuery::parse(parameters, COLLECTION, &[q, Some(&min_qty.to_string()), Some(sort.as_str())])?;
+    if query.after.as_ref().is_some_and(|place| place.sort() != sort) {
+        return Err(page::foreign());
+    }
+    Ok((Listing { query: q.map(Query::new), min_qty, sort }, query))
 }
 
 impl Api {

@@ -3,6 +3,7 @@
 //! # Layout
 //!
 //! - [`movie`]: what a movie decides: pure, every state and every input.
+//! - [`search`]: what a movie is found by, and in which order.
 //! - [`store`]: the rows behind it.
 //! - [`http`]: the vendor's calls.
 //! - [`events`]: placements and cancellations from the log.
@@ -12,10 +13,12 @@ pub mod config;
 pub mod events;
 pub mod http;
 pub mod movie;
+pub mod search;
 pub mod store;
 
 use std::net::TcpListener;
 
+use anyhow::Context;
 use service_kit::events::{Fault, Foundation, Idempotency, Needs, Outbox, idempotency};
 use shared_events::{Consumer, Timestamp};
 use sqlx::PgConnection;
@@ -46,9 +49,10 @@ impl Application {
             consumer: Consumer::Movie,
             migrations: Migrator::with_migrations(MIGRATIONS.iter().cloned().collect()),
             publishes: true,
-            asynchronous_commit: false,
+            session: &[search::SIMILAR],
         };
         let foundation = Foundation::build(&config.events, needs).await?;
+        store::catalogue::fill(&foundation.pool).await.context("the catalogue's words")?;
         let metrics = events::MovieMetrics::new(foundation.metrics.registry())?;
         let idempotency = Idempotency::new(&config.idempotency, foundation.metrics.registry())?;
         Ok(Self { foundation, listener, metrics, idempotency })

@@ -143,6 +143,8 @@ pub enum Answer {
 pub struct Writes {
     pub new_movies: Vec<Movie>,
     pub changed_movies: Vec<Movie>,
+    /// Those of the changed ones whose texts changed too.
+    pub edited_movies: Vec<Movie>,
     pub new_decisions: Vec<(ReservationId, Decision)>,
     pub released: Vec<ReservationId>,
     pub new_deliveries: Vec<(DeliveryId, Delivery)>,
@@ -165,6 +167,7 @@ struct Fold {
     now: Timestamp,
     new_movies: BTreeSet<MovieId>,
     changed_movies: BTreeSet<MovieId>,
+    edited_movies: BTreeSet<MovieId>,
     new_decisions: BTreeSet<ReservationId>,
     released: BTreeSet<ReservationId>,
     new_deliveries: BTreeSet<DeliveryId>,
@@ -179,6 +182,7 @@ impl Fold {
             now,
             new_movies: BTreeSet::new(),
             changed_movies: BTreeSet::new(),
+            edited_movies: BTreeSet::new(),
             new_decisions: BTreeSet::new(),
             released: BTreeSet::new(),
             new_deliveries: BTreeSet::new(),
@@ -279,6 +283,7 @@ impl Fold {
             origin,
         );
         self.changed_movies.insert(id);
+        self.edited_movies.insert(id);
         Answer::Done(Box::new(movie))
     }
 
@@ -411,10 +416,11 @@ impl Fold {
         let movies = |ids: BTreeSet<MovieId>| -> Vec<Movie> {
             ids.into_iter().filter_map(|id| state.movies.get(&id).cloned()).collect()
         };
-        let changed = self.changed_movies.difference(&self.new_movies).copied().collect();
+        let old = |ids: &BTreeSet<MovieId>| movies(ids.difference(&self.new_movies).copied().collect());
         Writes {
+            changed_movies: old(&self.changed_movies),
+            edited_movies: old(&self.edited_movies),
             new_movies: movies(self.new_movies),
-            changed_movies: movies(changed),
             // A decision made and released in one batch is new, as it stands now.
             released: self.released.difference(&self.new_decisions).copied().collect(),
             new_decisions: self

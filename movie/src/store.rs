@@ -10,17 +10,22 @@ use uuid::Uuid;
 
 use crate::movie::{Command, Decision, Delivery, Input, Movie, Outcome, State, Writes};
 
+pub mod catalogue;
+
 /// Named one by one: a column that a newer replica's migration adds must not change what a prepared
 /// statement of ours returns.
-macro_rules! select_movie {
-    ($rest:literal) => {
-        concat!(
-            "select seq, id, name, description, published_name, published_description, published, added, \
-             allocated, qty, version, edition from movie ",
-            $rest
-        )
+macro_rules! movie_columns {
+    () => {
+        "seq, id, name, description, published_name, published_description, published, added, allocated, qty, \
+         version, edition"
     };
 }
+macro_rules! select_movie {
+    ($rest:literal) => {
+        concat!("select ", $crate::store::movie_columns!(), " from movie ", $rest)
+    };
+}
+use {movie_columns, select_movie};
 
 /// Loads and locks what the inputs name.
 ///
@@ -112,6 +117,9 @@ pub async fn save(connection: &mut PgConnection, writes: &Writes) -> Result<(), 
         insert_movie(connection, movie).await?;
     }
     update_movies(connection, &writes.changed_movies).await?;
+    edit_movies(connection, &writes.edited_movies).await?;
+    catalogue::describe(connection, &writes.new_movies).await?;
+    catalogue::describe(connection, &writes.edited_movies).await?;
     insert_decisions(connection, &writes.new_decisions).await?;
     if !writes.released.is_empty() {
         let ids: Vec<Uuid> = writes.released.iter().map(|id| id.0).collect();
@@ -153,6 +161,7 @@ async fn insert_movie(connection: &mut PgConnection, movie: &Movie) -> Result<()
     Ok(())
 }
 
+/// What sales and deliveries change.
 async fn update_movies(connection: &mut PgConnection, movies: &[Movie]) -> Result<(), sqlx::Error> {
     if movies.is_empty() {
         return Ok(());
@@ -160,21 +169,35 @@ async fn update_movies(connection: &mut PgConnection, movies: &[Movie]) -> Resul
     let numbers = |field: fn(&Movie) -> i64| movies.iter().map(field).collect::<Vec<_>>();
     sqlx::query(
         "update movie
-         set name = row.name, description = row.description, added = row.added, allocated = row.allocated,
-             qty = row.qty, version = row.version, edition = row.edition
-         from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
-                     $7::bigint[], $8::bigint[])
-             as row (id, name, description, added, allocated, qty, version, edition)
+         set added = row.added, allocated = row.allocated, qty = row.qty, version = row.version
+         from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+             as row (id, added, allocated, qty, version)
+         where movie.id = row.id",
+    )
+    .bind(movies.iter().map(|movie| movie.id.0).collect::<Vec<_>>())
+    .bind(numbers(|movie| movie.added))
+    .bind(numbers(|movie| movie.allocated))
+    .bind(numbers(|movie| movie.qty))
+    .bind(numbers(|movie| movie.version))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What the vendor changes. Apart from the sales, which would store a long description anew with every batch.
+async fn edit_movies(connection: &mut PgConnection, movies: &[Movie]) -> Result<(), sqlx::Error> {
+    if movies.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "update movie set name = row.name, description = row.description, edition = row.edition
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[]) as row (id, name, description, edition)
          where movie.id = row.id",
     )
     .bind(movies.iter().map(|movie| movie.id.0).collect::<Vec<_>>())
     .bind(movies.iter().map(|movie| movie.name.as_str()).collect::<Vec<_>>())
     .bind(movies.iter().map(|movie| movie.description.as_str()).collect::<Vec<_>>())
-    .bind(numbers(|movie| movie.added))
-    .bind(numbers(|movie| movie.allocated))
-    .bind(numbers(|movie| movie.qty))
-    .bind(numbers(|movie| movie.version))
-    .bind(numbers(|movie| movie.edition))
+    .bind(movies.iter().map(|movie| movie.edition).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())
@@ -208,23 +231,6 @@ async fn insert_decisions(
 pub async fn find(connection: &mut PgConnection, id: MovieId) -> Result<Option<Movie>, sqlx::Error> {
     let row = sqlx::query(select_movie!("where id = $1")).bind(id.0).fetch_optional(connection).await?;
     row.as_ref().map(movie).transpose()
-}
-
-/// The newest movies below `before`, with their place in the order.
-///
-/// # Errors
-/// The database's.
-pub async fn list(
-    connection: &mut PgConnection,
-    before: Option<i64>,
-    limit: i64,
-) -> Result<Vec<(i64, Movie)>, sqlx::Error> {
-    let rows = sqlx::query(select_movie!("where seq < $1 order by seq desc limit $2"))
-        .bind(before.unwrap_or(i64::MAX))
-        .bind(limit)
-        .fetch_all(connection)
-        .await?;
-    rows.iter().map(|row| Ok((row.try_get("seq")?, movie(row)?))).collect()
 }
 
 fn movie(row: &PgRow) -> Result<Movie, sqlx::Error> {

@@ -96,7 +96,7 @@ impl Application {
             migrations: Migrator::with_migrations(MIGRATIONS.iter().cloned().collect()),
             publishes: false,
             // A row is a promise: the e-mail follows from it.
-            asynchronous_commit: false,
+            session: &[],
         };
         let foundation = Foundation::build(&config.events, needs).await?;
         let metrics = NotificationMetrics::new(foundation.metrics.registry())?;

@@ -44,7 +44,7 @@ impl Application {
             migrations: Migrator::with_migrations(MIGRATIONS.iter().cloned().collect()),
             publishes: false,
             // Rows and position are lost together, and the log still has what they were made of.
-            asynchronous_commit: true,
+            session: &[("synchronous_commit", "off")],
         };
         let foundation = Foundation::build(&config.events, needs).await?;
         let metrics = events::ListMetrics::new(foundation.metrics.registry())?;

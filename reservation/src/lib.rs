@@ -57,7 +57,7 @@ impl Application {
             consumer: Consumer::Reservation,
             migrations: Migrator::with_migrations(MIGRATIONS.iter().cloned().collect()),
             publishes: true,
-            asynchronous_commit: false,
+            session: &[],
         };
         let foundation = Foundation::build(&config.events, needs).await?;
         let road = Road {

@@ -18,6 +18,7 @@ use crate::{
 mod cursor;
 
 use cursor::Scope;
+pub use cursor::foreign;
 
 /// How many items a page has unless `limit` says otherwise.
 pub const LIMIT_DEFAULT: i64 = 50;

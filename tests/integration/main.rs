@@ -9,6 +9,7 @@ mod bad;
 mod bad_requests;
 mod calls;
 mod capacity;
+mod catalogue;
 mod described;
 mod edge;
 mod email;
@@ -19,6 +20,7 @@ mod ledgers;
 mod look;
 mod narrow;
 mod observability;
+mod paging;
 mod poison;
 mod prometheus;
 mod raw;
@@ -33,6 +35,11 @@ fn main() -> ExitCode {
         bad_requests::bytes_that_are_no_request_are_refused,
         bad_requests::fields_are_named_with_their_bounds,
         capacity::two_replicas_sell_exactly_what_there_is,
+        catalogue::movies_are_found,
+        catalogue::movies_are_sorted_and_chosen,
+        catalogue::sales_leave_the_texts_alone,
+        catalogue::the_longest_texts_are_taken,
+        catalogue::texts_are_made_up_for_and_indexed,
         described::a_service_that_is_away_stays_described,
         described::every_call_is_described,
         described::people_can_read_it,
@@ -50,7 +57,6 @@ fn main() -> ExitCode {
         endings::deadlines_pass_while_the_movie_is_away,
         http_surface::movies_are_delivered_and_edited,
         http_surface::movies_are_published_and_shown,
-        http_surface::pages_lose_and_repeat_no_row_while_rows_arrive,
         http_surface::reservations_are_cancelled_and_told,
         http_surface::reservations_are_placed_and_shown,
         http_surface::rows_are_filtered,
@@ -68,6 +74,7 @@ fn main() -> ExitCode {
         observability::a_collector_sees_the_whole_saga,
         observability::metrics_tell_what_happened,
         observability::one_trace_covers_a_saga,
+        paging::no_old_row_is_missed_or_repeated_while_rows_arrive,
         poison::in_the_reservations,
         poison::in_the_movies,
         poison::within_a_batch,

@@ -69,8 +69,14 @@ impl Tables {
         for movie in writes.new_movies {
             assert!(self.state.movies.insert(movie.id, movie).is_none(), "inserted twice");
         }
-        for movie in writes.changed_movies {
-            assert!(self.state.movies.insert(movie.id, movie).is_some(), "updated what isn't there");
+        for new in writes.changed_movies {
+            let movie = self.state.movies.get_mut(&new.id).expect("updated what isn't there");
+            let Movie { name, description, edition, .. } = movie.clone();
+            *movie = Movie { name, description, edition, ..new };
+        }
+        for new in writes.edited_movies {
+            let movie = self.state.movies.get_mut(&new.id).expect("edited what isn't there");
+            (movie.name, movie.description, movie.edition) = (new.name, new.description, new.edition);
         }
         for (id, decision) in writes.new_decisions {
             assert!(self.state.decisions.insert(id, decision).is_none(), "decided twice");

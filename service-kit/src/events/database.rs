@@ -41,15 +41,12 @@ pub fn session(url: &PgConnectOptions, name: &str) -> PgConnectOptions {
 pub async fn connect(
     config: &EventsConfig,
     name: &str,
-    asynchronous_commit: bool,
+    settings: &[(&str, &str)],
     service: &Migrator,
 ) -> anyhow::Result<PgPool> {
     let url = &config.database_url.0;
     migrate(url, name, service).await.with_context(|| format!("the database {:?}", config.database_url))?;
-    let mut options = session(url, name);
-    if asynchronous_commit {
-        options = options.options([("synchronous_commit", "off")]);
-    }
+    let options = session(url, name).options(settings.iter().copied());
     let pool = PgPoolOptions::new()
         .max_connections(config.database_max_connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)

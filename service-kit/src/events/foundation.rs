@@ -27,8 +27,8 @@ pub struct Needs {
     pub migrations: Migrator,
     /// Whether it publishes events of its own, or dead letters only.
     pub publishes: bool,
-    /// Only where state and position are lost together, and nothing was emitted or acknowledged.
-    pub asynchronous_commit: bool,
+    /// PostgreSQL's own settings for the pool's sessions.
+    pub session: &'static [(&'static str, &'static str)],
 }
 
 /// The database, Kafka and metrics of one service.
@@ -54,7 +54,7 @@ impl Foundation {
         let metrics = Metrics::new();
         let event_metrics = EventMetrics::new(metrics.registry())?;
         let kafka = Kafka::new(config, name);
-        let pool = database::connect(config, name, needs.asynchronous_commit, &needs.migrations).await?;
+        let pool = database::connect(config, name, needs.session, &needs.migrations).await?;
         Ok(Self {
             pool,
             outbox: Outbox::new(kafka.topics().clone()),

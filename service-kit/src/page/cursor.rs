@@ -46,7 +46,8 @@ impl Scope {
 }
 
 /// What a cursor is told that was not given out here.
-pub(super) fn foreign() -> Problem {
+#[must_use]
+pub fn foreign() -> Problem {
     Problem::bad_field("/cursor", "must be a cursor that this collection gave out")
 }
 
