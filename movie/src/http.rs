@@ -291,7 +291,7 @@ fn min_qty_schema() -> Schema {
 
 fn sort_schema() -> Schema {
     let mut sort = schemas::words(Sort::ALL.map(Sort::as_str));
-    sort.default = Some(json!(Sort::Newest.as_str()));
+    sort.default = Some(Sort::Newest.as_str().into());
     let description = "`newest` first; by `name`; `qty`: most tickets left first; `relevance`: the name that is most \
                        like `q` first, and without `q` the newest";
     schemas::described(description, sort)
