@@ -74,3 +74,42 @@ impl Describer {
         Ok(text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus::{IntCounterVec, Opts};
+    use serde_json::json;
+
+    use super::*;
+    use crate::{Limits, connect, upstream::Upstreams};
+
+    /// Before a service that nobody can reach.
+    fn describer(said: Option<Value>) -> Describer {
+        let limits = Limits::default();
+        let proxy = Proxy {
+            client: connect::client(limits.connect),
+            upstreams: Arc::new(Upstreams::new("movie", vec!["http://127.0.0.1:1".parse().unwrap()])),
+            limits,
+            failures: IntCounterVec::new(Opts::new("failures", "of a test"), &["service", "kind"]).unwrap(),
+        };
+        let known = Known { parts: vec![said], whole: None };
+        Describer { proxies: vec![Data::new(proxy)], known: Arc::new(Mutex::new(known)) }
+    }
+
+    #[actix_web::test]
+    async fn who_is_away_is_described_by_what_it_said_last() {
+        let said = json!({"paths": {"/movies": {"get": {"responses": {"200": {"description": "Movies"}}}}}});
+        let whole = describer(Some(said)).whole().await.unwrap();
+        let whole: Value = serde_json::from_slice(&whole).unwrap();
+        assert_eq!(whole["paths"]["/movies"]["get"]["responses"]["200"]["description"], "Movies");
+    }
+
+    #[actix_web::test]
+    async fn who_was_never_there_is_named() {
+        let problem = describer(None).whole().await.unwrap_err();
+        assert_eq!(
+            (problem.status().as_u16(), problem.detail()),
+            (503, "the movie service cannot be reached")
+        );
+    }
+}
