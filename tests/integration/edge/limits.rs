@@ -46,7 +46,14 @@ pub(crate) async fn a_client_is_limited_by_its_address(environment: &Environment
         is_refused(answer)?;
     }
     // What the client writes itself moves it nowhere, and others are not concerned.
-    is_refused(&exhausted(async || get("198.51.100.1, 192.0.2.1").await).await?)?;
+    let mut n = 0;
+    is_refused(
+        &exhausted(async || {
+            n += 1;
+            get(&format!("198.51.100.{n}, 192.0.2.1")).await
+        })
+        .await?,
+    )?;
     ensure!(get("192.0.2.2").await?.status == 200, "another client was refused");
     // Of IPv6, a /64 is one client.
     let mut n = 0;
