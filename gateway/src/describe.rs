@@ -90,6 +90,7 @@ mod tests {
             client: connect::client(limits.connect),
             upstreams: Arc::new(Upstreams::new("movie", vec!["http://127.0.0.1:1".parse().unwrap()])),
             limits,
+            trusted: Arc::default(),
             failures: IntCounterVec::new(Opts::new("failures", "of a test"), &["service", "kind"]).unwrap(),
         };
         let known = Known { parts: vec![said], whole: None };

@@ -108,12 +108,15 @@ pub(crate) async fn movies_are_found(environment: &Environment) -> anyhow::Resul
     theater.stop().await
 }
 
+/// A query's names and values.
+type Parameters<'a> = &'a [(&'a str, &'a str)];
+
 pub(crate) async fn movies_are_sorted_and_chosen(environment: &Environment) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
     let api = &theater.api;
     publish_all(api).await?;
     let named = |indices: &[usize]| indices.iter().map(|index| MOVIES[*index].0).collect::<Vec<_>>();
-    let cases: [(&[(&str, &str)], Vec<&str>); 13] = [
+    let cases: [(Parameters<'_>, Vec<&str>); 13] = [
         (&[], named(&[11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0])),
         (&[("sort", "newest")], named(&[11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0])),
         (&[("sort", "relevance")], named(&[11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0])),

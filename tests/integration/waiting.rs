@@ -30,6 +30,9 @@ fn applied(answer: &Answer) -> Option<&str> {
     answer.header("preference-applied")
 }
 
+/// Movie, count, preferences; what is applied, the status and the reason.
+type Case<'a> = (Uuid, i64, &'a [&'a str], &'a str, &'a str, Option<&'a str>);
+
 pub(crate) async fn the_outcome_is_told_in_time(environment: &Environment) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
     let api = &theater.api;
@@ -42,7 +45,7 @@ pub(crate) async fn the_outcome_is_told_in_time(environment: &Environment) -> an
     })
     .await?;
     let small = api.publish(1).await?;
-    let cases: [(Uuid, i64, &[&str], &str, &str, Option<&str>); 7] = [
+    let cases: [Case<'_>; 7] = [
         (movie, 1, &["wait=10"], "wait=10", "CONFIRMED", None),
         (small, 2, &["wait=10"], "wait=10", "CANCELLED", Some("OUT_OF_STOCK")),
         (nowhere, 1, &["wait=10"], "wait=10", "CANCELLED", Some("MOVIE_NOT_FOUND")),

@@ -52,11 +52,13 @@ async fn seats_are_few_and_given_back() {
     assert_eq!(room.shared.gauge.get(), 0);
 }
 
+type Seen = Result<Vec<(ReservationId, u8)>, Fault>;
+
 /// Counts the looks, each of which sees every reservation at the rank that stands there.
 fn look(
     looks: Arc<AtomicUsize>,
     rank: Result<u8, ()>,
-) -> impl Fn(Vec<ReservationId>) -> std::future::Ready<Result<Vec<(ReservationId, u8)>, Fault>> {
+) -> impl Fn(Vec<ReservationId>) -> std::future::Ready<Seen> {
     move |ids| {
         looks.fetch_add(1, Ordering::SeqCst);
         let seen = rank.map(|rank| ids.into_iter().map(|id| (id, rank)).collect());
