@@ -49,7 +49,7 @@ pub fn run(tests: Vec<Test>, threads: usize) -> ExitCode {
     let environment = Arc::new(OnceCell::new());
     let trials = tests.into_iter().map(|test| trial(test, &runtime, &environment)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
-    let promises = promise::conclude(!conclusion.has_failed());
+    let promises = promise::conclude(!conclusion.has_failed(), conclusion.num_filtered_out == 0);
     // Containers and processes end here; a static would never be dropped.
     runtime.block_on(async move { drop(environment) });
     theater_infra::supervise::finish();
