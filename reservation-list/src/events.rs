@@ -1,10 +1,12 @@
 //! Outcomes from the log, projected a batch at a time.
 
 use prometheus::{IntCounterVec, Opts, Registry};
+use service_kit::events::waiting::Room;
 use service_kit::events::{Delivery, EventHandler, Fault};
+use shared_events::ReservationId;
 use sqlx::PgConnection;
 
-use crate::projection::{Reservation, Status, Writes, fold};
+use crate::projection::{Reservation, Status, fold};
 use crate::store;
 
 /// How the list changed.
@@ -29,32 +31,21 @@ impl ListMetrics {
         Ok(Self { changes })
     }
 
-    fn count(&self, changes: &Changes) {
-        self.changes.with_label_values(&[Status::Confirmed.as_str()]).inc_by(changes.confirmed as u64);
-        self.changes.with_label_values(&[Status::Cancelled.as_str()]).inc_by(changes.cancelled as u64);
-    }
-}
-
-/// Rows that a batch changed.
-#[derive(Default)]
-pub struct Changes {
-    confirmed: usize,
-    cancelled: usize,
-}
-
-impl From<&Writes> for Changes {
-    fn from(writes: &Writes) -> Self {
-        let confirmed = writes.new.iter().filter(|row| row.status == Status::Confirmed).count();
-        Self { confirmed, cancelled: writes.new.len() - confirmed + writes.cancelled.len() }
+    fn count(&self, changes: &[(ReservationId, Status)]) {
+        for (_, status) in changes {
+            self.changes.with_label_values(&[status.as_str()]).inc();
+        }
     }
 }
 
 pub struct Handler {
     pub metrics: ListMetrics,
+    pub room: Room<Status>,
 }
 
 impl EventHandler for Handler {
-    type Effects = Changes;
+    /// Rows that a batch changed.
+    type Effects = Vec<(ReservationId, Status)>;
 
     async fn apply(
         &self,
@@ -64,15 +55,18 @@ impl EventHandler for Handler {
         let inputs: Vec<Reservation> =
             deliveries.iter().filter_map(|delivery| Reservation::of(&delivery.event)).collect();
         if inputs.is_empty() {
-            return Ok(Changes::default());
+            return Ok(Vec::new());
         }
         let state = store::load(connection, &inputs).await?;
         let writes = fold(state, inputs);
         store::save(connection, &writes).await?;
-        Ok(Changes::from(&writes))
+        Ok(writes.changes().collect())
     }
 
     fn committed(&self, changes: Self::Effects) {
         self.metrics.count(&changes);
+        for (id, status) in changes {
+            self.room.tell(id, status);
+        }
     }
 }

@@ -1,22 +1,31 @@
 //! The list, newest first.
 
+use std::time::Duration;
+
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use service_kit::events::Fault;
 use service_kit::events::database::Reading;
+use service_kit::events::token::Token;
+use service_kit::events::waiting::{Progress, Room, WAITERS_MAX};
+use service_kit::http::Stopping;
 use service_kit::openapi::{self, schemas};
 use service_kit::page::{self, Page, PageQuery};
 use service_kit::problem::Problem;
 use shared_events::{MovieId, ReservationId};
 use sqlx::PgPool;
+use tokio::time::timeout;
 use utoipa::openapi::Schema;
 use utoipa::{IntoParams, OpenApi, ToSchema};
 
-use crate::projection::Reservation;
+use crate::projection::{Reservation, Status};
 use crate::store::{self, Shown};
 
 const COLLECTION: &str = "reservationList";
 const USER_ID_MAX: usize = 200;
+
+/// How long a caller with a consistency token waits for the list to catch up: well within the request's limit.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(3);
 
 /// What the service says of itself.
 #[derive(OpenApi)]
@@ -29,6 +38,7 @@ struct Description;
 #[derive(Clone)]
 pub struct Api {
     pub pool: PgPool,
+    pub room: Room<Status>,
 }
 
 pub fn routes(api: Api) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static {
@@ -115,7 +125,11 @@ impl<'a> From<&'a Reservation> for RowView<'a> {
         headers(("Link")),
     )),
 )]
-async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+async fn list(
+    api: web::Data<Api>,
+    stopping: Stopping,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     let parameters = page::query(&request, &["userId", "status", "cursor", "limit"])?;
     let shown = match parameters.get("status").map(String::as_str) {
         None | Some("confirmed") => Shown::Confirmed,
@@ -124,6 +138,9 @@ async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse,
     };
     let user_id = page::text(&parameters, "userId", USER_ID_MAX)?;
     let query = PageQuery::parse(&parameters, COLLECTION, &[user_id, Some(shown.as_str())])?;
+    if let Some(token) = Token::of(request.headers())? {
+        catch_up(&api, token, &stopping).await?;
+    }
 
     let mut reading = Reading::begin(&api.pool).await.map_err(Fault::from)?;
     let reservations =
@@ -133,9 +150,34 @@ async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse,
     Ok(page::page(&request, rows, &query))
 }
 
+/// Waits until the list shows a reservation as far as the caller has seen it. Of one that was undecided then, it
+/// is the outcome: the list shows nothing before.
+async fn catch_up(api: &Api, seen: Token, Stopping(stopping): &Stopping) -> Result<(), Problem> {
+    let rank = seen.rank.max(Status::Confirmed.rank());
+    // Before the look, so that nothing between the two is missed.
+    let mut seat = api
+        .room
+        .enter(seen.id)
+        .ok_or_else(|| Problem::unavailable(format!("{WAITERS_MAX} callers wait for the list already")))?;
+    let mut reading = Reading::begin(&api.pool).await.map_err(Fault::from)?;
+    let stands = store::statuses(&mut reading, &[seen.id]).await.map_err(Fault::from)?;
+    reading.end();
+    if stands.iter().any(|(_, status)| status.rank() >= rank) {
+        return Ok(());
+    }
+    match timeout(CATCH_UP_LIMIT, stopping.run_until_cancelled(seat.reaches(rank))).await {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(Problem::unavailable("the service is stopping")),
+        Err(_) => Err(Problem::unavailable(format!(
+            "the list does not show your reservation yet, after {CATCH_UP_LIMIT:?}"
+        ))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use actix_web::{App, http::StatusCode, test};
+    use prometheus::Registry;
     use serde_json::Value;
 
     use super::*;
@@ -143,7 +185,8 @@ mod tests {
     /// What is refused never reaches the database, so there need be none.
     async fn refused(uri: &str) -> (StatusCode, Value) {
         let pool = PgPool::connect_lazy("postgres://localhost:1/nowhere").unwrap();
-        let app = test::init_service(App::new().configure(routes(Api { pool }))).await;
+        let room = Room::new(&Registry::new()).unwrap();
+        let app = test::init_service(App::new().configure(routes(Api { pool, room }))).await;
         let response = test::call_service(&app, test::TestRequest::with_uri(uri).to_request()).await;
         let status = response.status();
         let mut body: Value = test::read_body_json(response).await;

@@ -5,7 +5,7 @@
 //! - [`projection`]: what the log says of a reservation, in whatever order: pure.
 //! - [`store`]: the rows behind it.
 //! - [`events`]: outcomes from the log.
-//! - [`http`]: the list, newest first.
+//! - [`http`]: the list, newest first, with what the caller has seen already.
 //! - [`config`]: the settings.
 
 pub mod config;
@@ -16,12 +16,16 @@ pub mod store;
 
 use std::net::TcpListener;
 
+use service_kit::events::database::Reading;
+use service_kit::events::waiting::Room;
 use service_kit::events::{Foundation, Needs};
-use shared_events::Consumer;
+use shared_events::{Consumer, ReservationId};
+use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
+use projection::Status;
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -30,6 +34,7 @@ pub struct Application {
     foundation: Foundation,
     listener: TcpListener,
     metrics: events::ListMetrics,
+    room: Room<Status>,
 }
 
 impl Application {
@@ -48,7 +53,8 @@ impl Application {
         };
         let foundation = Foundation::build(&config.events, needs).await?;
         let metrics = events::ListMetrics::new(foundation.metrics.registry())?;
-        Ok(Self { foundation, listener, metrics })
+        let room = Room::new(foundation.metrics.registry())?;
+        Ok(Self { foundation, listener, metrics, room })
     }
 
     /// The port that was bound; 0 if the system can't tell.
@@ -61,10 +67,26 @@ impl Application {
     /// # Errors
     /// A fatal fault.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { foundation, listener, metrics } = self;
-        let api = http::Api { pool: foundation.pool.clone() };
-        let handler = events::Handler { metrics };
-        let stages = foundation.serve(listener, http::routes(api));
+        let Self { foundation, listener, metrics, room } = self;
+        let pool = foundation.pool.clone();
+        let api = http::Api { pool: pool.clone(), room: room.clone() };
+        let handler = events::Handler { metrics, room: room.clone() };
+        let stages =
+            foundation.serve(listener, http::routes(api)).then("waiting", |stop| watch(room, pool, stop));
         foundation.consume(stages, handler).run(shutdown).await
     }
+}
+
+/// Looks for what other replicas project while somebody waits for it.
+async fn watch(room: Room<Status>, pool: PgPool, stop: CancellationToken) -> anyhow::Result<()> {
+    let look = |ids: Vec<ReservationId>| {
+        let pool = pool.clone();
+        async move {
+            let mut reading = Reading::begin(&pool).await?;
+            let seen = store::statuses(&mut reading, &ids).await?;
+            reading.end();
+            Ok(seen)
+        }
+    };
+    room.run(look, stop).await
 }

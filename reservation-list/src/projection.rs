@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use service_kit::events::waiting::Progress;
 use shared_events::{Count, Event, MovieId, ReservationId};
 
 /// The status that a reservation came to. It only moves forward: `Cancelled` is final.
@@ -9,6 +10,15 @@ use shared_events::{Count, Event, MovieId, ReservationId};
 pub enum Status {
     Confirmed,
     Cancelled,
+}
+
+impl Progress for Status {
+    fn rank(self) -> u8 {
+        match self {
+            Self::Confirmed => 1,
+            Self::Cancelled => 2,
+        }
+    }
 }
 
 impl Status {
@@ -84,6 +94,14 @@ pub struct Writes {
     pub new: Vec<Reservation>,
     /// Rows that were there, and are cancelled now.
     pub cancelled: BTreeSet<ReservationId>,
+}
+
+impl Writes {
+    /// The rows that are inserted or changed, and their status then.
+    pub fn changes(&self) -> impl Iterator<Item = (ReservationId, Status)> {
+        let new = self.new.iter().map(|row| (row.id, row.status));
+        new.chain(self.cancelled.iter().map(|id| (*id, Status::Cancelled)))
+    }
 }
 
 /// Decides all inputs, in order.

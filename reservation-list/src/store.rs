@@ -76,6 +76,21 @@ async fn insert(connection: &mut PgConnection, new: &[Reservation]) -> Result<u6
     Ok(inserted.rows_affected())
 }
 
+/// How these reservations stand, as far as they have a row.
+///
+/// # Errors
+/// The database's.
+pub async fn statuses(
+    connection: &mut PgConnection,
+    ids: &[ReservationId],
+) -> Result<Vec<(ReservationId, Status)>, sqlx::Error> {
+    let rows = sqlx::query("select id, status from reservation where id = any ($1)")
+        .bind(ids.iter().map(|id| id.0).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(|row| Ok((ReservationId(row.try_get("id")?), status(row.try_get("status")?)?))).collect()
+}
+
 /// Which reservations a list shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {

@@ -4,11 +4,12 @@ use std::time::Instant;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, LOCATION};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use chrono::{DateTime, NaiveDate};
 use serde::{Deserialize, Serialize};
 use service_kit::body::Json;
 use service_kit::events::database::Reading;
+use service_kit::events::token::{CONSISTENCY_TOKEN, Token};
 use service_kit::events::{Acceptance, Claim, Fault, IdempotencyParameter};
 use service_kit::fields::{Bounds, Loose, Number};
 use service_kit::http::{Stopping, TimeLimit};
@@ -289,7 +290,8 @@ pub(crate) fn accepted(answer: Answer) -> Result<Accepted, Problem> {
         Answer::Done { reservation, .. } => {
             let acceptance = Acceptance::json(StatusCode::ACCEPTED, &ReservationView::from(&*reservation))
                 .with_header(LOCATION, format!("{PATH}{}", reservation.id))
-                .with_header(CACHE_CONTROL, "no-store");
+                .with_header(CACHE_CONTROL, "no-store")
+                .with_header(CONSISTENCY_TOKEN, token(&reservation));
             Ok(Accepted { acceptance, reservation: Some(reservation) })
         }
         Answer::Conflict => Err(Problem::conflict("the id is taken by a call with another body")),
@@ -315,7 +317,9 @@ async fn with_outcome(
     }
     let answer = match reservation.status {
         Status::Pending => acceptance,
-        _ => acceptance.showing(StatusCode::CREATED, &ReservationView::from(&reservation)),
+        _ => acceptance
+            .showing(StatusCode::CREATED, &ReservationView::from(&reservation))
+            .with_header(CONSISTENCY_TOKEN, token(&reservation)),
     };
     Ok(answer.with_header(PREFERENCE_APPLIED, wait.to_string()).into_response())
 }
@@ -323,6 +327,19 @@ async fn with_outcome(
 /// Whose acceptance it is.
 fn located(acceptance: &Acceptance) -> Option<ReservationId> {
     acceptance.header(&LOCATION)?.strip_prefix(PATH)?.parse().ok()
+}
+
+/// The head of every answer that shows one reservation.
+fn answer(status: StatusCode, reservation: &Reservation) -> HttpResponseBuilder {
+    let mut response = HttpResponse::build(status);
+    response
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .insert_header((CONSISTENCY_TOKEN, token(reservation)));
+    response
+}
+
+fn token(reservation: &Reservation) -> String {
+    Token::new(reservation.id, reservation.status).encode()
 }
 
 /// Cancel a reservation
@@ -349,9 +366,7 @@ async fn cancel(api: web::Data<Api>, request: HttpRequest) -> Result<HttpRespons
         trace::add_link(&Span::current(), &saga);
     }
     let status = if changed { StatusCode::ACCEPTED } else { StatusCode::OK };
-    Ok(HttpResponse::build(status)
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .json(ReservationView::from(&*reservation)))
+    Ok(answer(status, &reservation).json(ReservationView::from(&*reservation)))
 }
 
 /// Show a reservation
@@ -366,9 +381,7 @@ async fn cancel(api: web::Data<Api>, request: HttpRequest) -> Result<HttpRespons
 async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let id = ReservationId(page::path_id(&request, "id")?);
     let reservation = api.find(id).await?;
-    Ok(HttpResponse::Ok()
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .json(ReservationView::from(&reservation)))
+    Ok(answer(StatusCode::OK, &reservation).json(ReservationView::from(&reservation)))
 }
 
 impl Api {

@@ -13,7 +13,7 @@
 //! - [`record`], [`offset`], [`dead_letter`]: their parts.
 //! - [`idempotency`]: the answers of accepted calls, kept under their `Idempotency-Key`.
 //! - [`foundation`]: what a service is built from, put together.
-//! - [`waiting`]: callers that wait for what is decided.
+//! - [`waiting`]: callers that wait for what is decided; [`token`]: what a caller has seen.
 //! - [`stages`]: running all of that until told to stop, and stopping it in order.
 
 pub mod assignment;
@@ -33,6 +33,7 @@ pub mod queue;
 pub mod record;
 pub mod relay;
 pub mod stages;
+pub mod token;
 pub mod waiting;
 
 pub use config::EventsConfig;

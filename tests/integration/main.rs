@@ -10,6 +10,7 @@ mod bad_requests;
 mod calls;
 mod capacity;
 mod catalogue;
+mod consistency;
 mod described;
 mod edge;
 mod email;
@@ -40,6 +41,9 @@ fn main() -> ExitCode {
         catalogue::sales_leave_the_texts_alone,
         catalogue::the_longest_texts_are_taken,
         catalogue::texts_are_made_up_for_and_indexed,
+        consistency::a_list_shows_what_its_caller_has_seen,
+        consistency::a_list_that_can_not_catch_up_says_so,
+        consistency::a_token_that_nobody_gave_out_is_refused,
         described::a_service_that_is_away_stays_described,
         described::every_call_is_described,
         described::people_can_read_it,

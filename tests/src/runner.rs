@@ -4,6 +4,7 @@
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
 use tokio::runtime::Runtime;
@@ -11,6 +12,9 @@ use tokio::sync::OnceCell;
 use tracing_subscriber::EnvFilter;
 
 use crate::{Environment, promise};
+
+/// How long the runtime may take to end.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 
 pub type Outcome<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
 
@@ -53,6 +57,10 @@ pub fn run(tests: Vec<Test>, threads: usize) -> ExitCode {
     // Containers and processes end here; a static would never be dropped.
     runtime.block_on(async move { drop(environment) });
     theater_infra::supervise::finish();
+    // What a failed test has left running may wait for a Kafka that is gone.
+    if let Some(runtime) = Arc::into_inner(runtime) {
+        runtime.shutdown_timeout(SHUTDOWN_LIMIT);
+    }
     if let Err(error) = promises {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;

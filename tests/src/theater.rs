@@ -144,10 +144,18 @@ impl Theater {
             }
             theater.ports.push((service, ports));
         }
-        let args = theater.stage.gateway_args(&new_address()?, &theater.ports);
-        let port = start!(theater, gateway, "gateway", args);
-        theater.api = Api::new(format!("http://127.0.0.1:{port}"))?;
+        theater.api = theater.start_gateway().await?;
         Ok(theater)
+    }
+
+    /// One more entrance.
+    ///
+    /// # Errors
+    /// Whatever keeps it from starting.
+    pub async fn start_gateway(&mut self) -> anyhow::Result<Api> {
+        let args = self.stage.gateway_args(&new_address()?, &self.ports);
+        let port = start!(self, gateway, "gateway", args);
+        Api::new(format!("http://127.0.0.1:{port}"))
     }
 
     /// One more replica; answers its port.
