@@ -26,6 +26,9 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use service_kit::{
     body, http, openapi,
+    body,
+    http::Stopping,
+    openapi,
     prefer::{PREFER, Wait},
     problem::Problem,
     trace,
@@ -34,6 +37,9 @@ use service_kit::{
 use crate::{client::TrustedProxies, headers, upstream::Upstreams};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Answers that end when the gateway stops.
+const EVENT_STREAM: &str = "text/event-stream";
 
 /// How much longer than the wait that was asked for an answer may take: the services' 1 s, and 1 s on the way.
 const WAIT_MARGIN: Duration = Duration::from_secs(2);
@@ -114,6 +120,7 @@ enum Failure {
 pub(crate) async fn forward(
     req: HttpRequest,
     proxy: Data<Proxy>,
+    stopping: Stopping,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     // Only what is framed is a body: actix takes all that follows an `Upgrade`, which we don't do, for one.
@@ -133,7 +140,7 @@ pub(crate) async fn forward(
         body,
     };
     let response = proxy.send(outgoing).await?;
-    Ok(relay(response, proxy.limits.piece, proxy.upstreams.service))
+    Ok(relay(response, proxy.limits.piece, proxy.upstreams.service, stopping))
 }
 
 /// GET, HEAD and OPTIONS change nothing; a POST with a key or an id of the client's takes effect once.
@@ -299,7 +306,12 @@ impl From<SendRequestError> for Failure {
 }
 
 /// Streams the answer as it comes: no buffer, no decompression.
-fn relay(response: ClientResponse, piece_limit: Duration, service: &'static str) -> HttpResponse {
+fn relay(
+    response: ClientResponse,
+    piece_limit: Duration,
+    service: &'static str,
+    Stopping(stopping): Stopping,
+) -> HttpResponse {
     let mut relayed = HttpResponse::build(response.status());
     for header in headers::returned(response.headers()) {
         relayed.append_header(header);
@@ -308,8 +320,11 @@ fn relay(response: ClientResponse, piece_limit: Duration, service: &'static str)
         .headers()
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let endless = response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value == EVENT_STREAM);
     let pieces = pieces(response, piece_limit, service);
     match length {
+        // Its client comes back, to who is there then.
+        None if endless => relayed.streaming(pieces.take_until(stopping.cancelled_owned())),
         // A HEAD's answer has a length too, and no pieces.
         Some(length) => relayed.body(SizedStream::new(length, pieces)),
         None => relayed.streaming(pieces),

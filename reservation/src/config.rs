@@ -21,6 +21,11 @@ pub struct Config {
           value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub reservation_deadline_secs: u32,
 
+    /// Streams of events that may be open at once; one more is refused
+    #[arg(long, env = "EVENT_STREAMS_MAX", default_value_t = 1_024,
+          value_parser = clap::value_parser!(u32).range(1..=3_072))]
+    pub event_streams_max: u32,
+
     #[command(flatten)]
     pub idempotency: IdempotencyConfig,
 

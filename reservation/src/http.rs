@@ -31,6 +31,9 @@ use crate::reservation::{Answer, Command, Input, Request, Reservation, Status};
 use crate::{Road, store};
 
 mod outcome;
+mod stream;
+
+pub use stream::Streams;
 
 const COUNT_MAX: i64 = 100;
 const NAME_MAX: usize = 200;
@@ -55,6 +58,7 @@ pub struct Api {
     pub road: Road,
     pub intake: Intake,
     pub admission: Admission,
+    pub streams: Streams,
 }
 
 pub fn routes(api: Api) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static {
@@ -65,7 +69,8 @@ pub fn routes(api: Api) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'st
             .service(openapi::resource(description.clone()))
             .app_data(api.clone())
             .service(web::resource("/reservations").get(list).post(place))
-            .service(web::resource("/reservations/{id}").get(show).delete(cancel));
+            .service(web::resource("/reservations/{id}").get(show).delete(cancel))
+            .service(web::resource("/reservations/{id}/events").get(stream::follow));
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! - [`reservation`]: what a reservation decides: pure, every state and every input.
 //! - [`store`]: the rows behind it.
-//! - [`http`]: the customer's calls, and waiting for the outcome; [`intake`]: placing many of them in one
+//! - [`http`]: the customer's calls, waiting for the outcome, and live events; [`intake`]: placing many of them in one
 //!   transaction, each `Idempotency-Key` once ([`placing`]).
 //! - [`admission`]: refusing what could not be decided in time.
 //! - [`events`]: the movie's answers from the log.
@@ -44,6 +44,7 @@ pub struct Application {
     foundation: Foundation,
     listener: TcpListener,
     road: Road,
+    streams: http::Streams,
 }
 
 impl Application {
@@ -68,7 +69,8 @@ impl Application {
             room: Room::new(foundation.metrics.registry())?,
             deadline_secs: config.reservation_deadline_secs,
         };
-        Ok(Self { foundation, listener, road })
+        let streams = http::Streams::new(config.event_streams_max, foundation.metrics.registry())?;
+        Ok(Self { foundation, listener, road, streams })
     }
 
     /// The port that was bound; 0 if the system can't tell.
@@ -81,10 +83,10 @@ impl Application {
     /// # Errors
     /// A fatal fault.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { foundation, listener, road } = self;
+        let Self { foundation, listener, road, streams } = self;
         let (intake, placings) = intake::channel();
         let (admission, sampler) = admission::new(road.clone());
-        let api = http::Api { road: road.clone(), intake, admission };
+        let api = http::Api { road: road.clone(), intake, admission, streams };
         let handler = events::Handler { road: road.clone() };
         let stages = foundation
             .serve(listener, http::routes(api))

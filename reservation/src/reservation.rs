@@ -22,7 +22,7 @@ impl Progress for Status {
         match self {
             Self::Pending => 0,
             Self::Confirmed => Self::DECIDED,
-            Self::Cancelled(_) => 2,
+            Self::Cancelled(_) => Self::FINAL,
         }
     }
 }
@@ -30,6 +30,9 @@ impl Progress for Status {
 impl Status {
     /// The first rank of those that are outcomes.
     pub const DECIDED: u8 = 1;
+
+    /// The rank after which nothing changes.
+    pub const FINAL: u8 = 2;
 
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -185,6 +185,8 @@ fn serve(
                 async move { draining.notified().await }
             })
             .keep_alive(KEEP_ALIVE)
+            // A client that has hung up waits for nothing: its handler, or its stream, ends at once.
+            .h1_allow_half_closed(false)
             .client_request_timeout(common.head_timeout)
             .client_disconnect_timeout(DISCONNECT_TIMEOUT)
             .h1(map_config(app, |()| AppConfig::default()));

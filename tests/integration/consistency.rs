@@ -26,7 +26,7 @@ const PLAIN_EVERY: usize = 5;
 const CANCEL_EVERY: usize = 10;
 
 /// The list reads, but can't write, for so long at a time, and then for a moment it can.
-const BEHIND_MS: [u64; 7] = [5, 20, 5, 10, 30, 5, 15];
+const BEHIND_MS: [u64; 7] = [5, 10, 3, 15, 5, 25, 8];
 
 pub(crate) async fn a_list_shows_what_its_caller_has_seen(environment: &Environment) -> anyhow::Result<()> {
     let setup = Setup { replicas: 2, deadline_secs: 300, ..Setup::default() };

@@ -27,6 +27,7 @@ mod prometheus;
 mod raw;
 mod recreated;
 mod repeats;
+mod streams;
 mod waiting;
 
 fn main() -> ExitCode {
@@ -87,6 +88,9 @@ fn main() -> ExitCode {
         poison::over_the_limit_of_its_topic,
         recreated::a_log_made_anew_is_held,
         repeats::every_record_again_changes_nothing,
+        streams::a_client_that_comes_back_is_told_what_is_newer,
+        streams::a_stop_waits_for_no_stream,
+        streams::each_client_sees_its_own_reservation_end,
         waiting::any_replica_can_answer,
         waiting::the_outcome_is_told_in_time,
         waiting::what_is_not_decided_in_time_is_accepted,
