@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use service_kit::events::Fault;
 use service_kit::events::database::Reading;
-use service_kit::events::token::Token;
+use service_kit::events::token::{Token, TokenParameter};
 use service_kit::events::waiting::{Progress, Room, WAITERS_MAX};
 use service_kit::http::Stopping;
 use service_kit::openapi::{self, schemas};
@@ -119,7 +119,7 @@ impl<'a> From<&'a Reservation> for RowView<'a> {
 /// List what is reserved, newest first
 #[utoipa::path(
     get, path = "/reservationLists", operation_id = "listReservationLists", tag = "reservationLists",
-    params(Parameters, schemas::PageParameters),
+    params(Parameters, schemas::PageParameters, TokenParameter),
     responses((
         status = 200, description = "A page of reservations", body = Page<RowView>,
         headers(("Link")),

@@ -48,7 +48,7 @@ const PATH: &str = "/reservations/";
 /// What the service says of itself.
 #[derive(OpenApi)]
 #[openapi(
-    paths(list, place, show, cancel),
+    paths(list, place, show, cancel, stream::follow),
     tags((name = "reservations", description = "The customer's: each is decided within its deadline")),
 )]
 struct Description;
@@ -256,7 +256,7 @@ fn is_address(email: &str) -> bool {
     responses(
         (
             status = 202, description = "It is accepted, now or by the same call before", body = ReservationView,
-            headers(("Location"), ("Preference-Applied"), ("Idempotent-Replayed")),
+            headers(("Location"), ("Preference-Applied"), ("Idempotent-Replayed"), ("Consistency-Token")),
             links(
                 ("reservation" = (operation_id = "getReservation", parameters(("id" = "$response.body#/id")))),
                 ("cancel" = (operation_id = "cancelReservation", parameters(("id" = "$response.body#/id")))),
@@ -264,7 +264,7 @@ fn is_address(email: &str) -> bool {
         ),
         (
             status = 201, description = "It was waited for, and is decided", body = ReservationView,
-            headers(("Location"), ("Preference-Applied"), ("Idempotent-Replayed")),
+            headers(("Location"), ("Preference-Applied"), ("Idempotent-Replayed"), ("Consistency-Token")),
             links(
                 ("reservation" = (operation_id = "getReservation", parameters(("id" = "$response.body#/id")))),
                 ("cancel" = (operation_id = "cancelReservation", parameters(("id" = "$response.body#/id")))),
@@ -354,8 +354,14 @@ fn token(reservation: &Reservation) -> String {
     delete, path = "/reservations/{id}", operation_id = "cancelReservation", tag = "reservations",
     params(("id" = Uuid, Path, description = "The reservation")),
     responses(
-        (status = 202, description = "It is cancelled by this call", body = ReservationView),
-        (status = 200, description = "It was cancelled already", body = ReservationView),
+        (
+            status = 202, description = "It is cancelled by this call", body = ReservationView,
+            headers(("Consistency-Token")),
+        ),
+        (
+            status = 200, description = "It was cancelled already", body = ReservationView,
+            headers(("Consistency-Token")),
+        ),
         (status = 404, description = "There is no such reservation"),
     ),
 )]
@@ -379,7 +385,10 @@ async fn cancel(api: web::Data<Api>, request: HttpRequest) -> Result<HttpRespons
     get, path = "/reservations/{id}", operation_id = "getReservation", tag = "reservations",
     params(("id" = Uuid, Path, description = "The reservation")),
     responses(
-        (status = 200, description = "The reservation as it stands", body = ReservationView),
+        (
+            status = 200, description = "The reservation as it stands", body = ReservationView,
+            headers(("Consistency-Token")),
+        ),
         (status = 404, description = "There is no such reservation"),
     ),
 )]

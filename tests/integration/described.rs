@@ -8,7 +8,7 @@ use serde_json::Value;
 use theater_tests::{Api, Environment, Setup, Theater};
 
 /// What the contract names, and nothing else.
-const CALLS: [(&str, &str); 12] = [
+const CALLS: [(&str, &str); 13] = [
     ("/", "GET"),
     ("/docs/", "GET"),
     ("/livez", "GET"),
@@ -21,6 +21,7 @@ const CALLS: [(&str, &str); 12] = [
     ("/readyz", "GET"),
     ("/reservationLists", "GET"),
     ("/reservations", "GET POST"),
+    ("/reservations/{id}/events", "GET"),
 ];
 const ONE_RESERVATION: (&str, &str) = ("/reservations/{id}", "DELETE GET");
 

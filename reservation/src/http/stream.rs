@@ -16,12 +16,15 @@ use futures_util::{Stream, stream};
 use prometheus::{IntGauge, Registry};
 use service_kit::events::waiting::{Progress, Seat};
 use service_kit::http::Stopping;
+use service_kit::openapi::schemas;
 use service_kit::page;
 use service_kit::problem::Problem;
 use shared_events::ReservationId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+use utoipa::IntoParams;
+use utoipa::openapi::Schema;
 
 use super::{Api, ReservationView};
 use crate::reservation::{Reservation, Status};
@@ -79,6 +82,39 @@ impl Drop for Place {
     }
 }
 
+fn id_schema() -> Schema {
+    schemas::described(
+        "The last event that was seen: only newer ones are told",
+        schemas::words(["", "0", "1", "2"]),
+    )
+}
+
+/// What an EventSource sends when it comes back.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes what last_event_id parses")]
+struct LastEventId {
+    #[param(rename = "Last-Event-ID", schema_with = id_schema, required = false)]
+    id: Option<String>,
+}
+
+/// Follow a reservation live
+///
+/// Server-Sent Events, `event: reservation`: the present state first, then each change, until the final one. An
+/// event's `data` is what `GET /reservations/{id}` shows, its `id` is for `Last-Event-ID`. A comment comes every 15 s,
+/// and after 10 minutes the stream ends: come back.
+#[utoipa::path(
+    get, path = "/reservations/{id}/events", operation_id = "followReservation", tag = "reservations",
+    params(("id" = Uuid, Path, description = "The reservation"), LastEventId),
+    responses(
+        (
+            status = 200, description = "The stream", body = String, content_type = EVENT_STREAM,
+            example = "retry: 2000\n\nevent: reservation\nid: 0\ndata: {…}\n\n",
+        ),
+        (status = 204, description = "The final state was seen: nothing is to come"),
+        (status = 404, description = "There is no such reservation"),
+    ),
+)]
 pub(super) async fn follow(
     api: web::Data<Api>,
     stopping: Stopping,
@@ -94,7 +130,9 @@ pub(super) async fn follow(
     match seen {
         Some(seen) if seen > rank => return Err(no_such_event()),
         // Nothing is to come: this ends the client's trying (an EventSource's, by its standard).
-        Some(Status::FINAL) => return Ok(HttpResponse::NoContent().finish()),
+        Some(Status::FINAL) => {
+            return Ok(HttpResponse::NoContent().insert_header((CACHE_CONTROL, "no-store")).finish());
+        }
         _ => {}
     }
     let follower = Follower::new(reservation, seen, seat, place, stopping.0);

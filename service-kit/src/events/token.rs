@@ -7,12 +7,31 @@
 use actix_web::http::header::{HeaderMap, HeaderName};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use shared_events::ReservationId;
+use utoipa::IntoParams;
+use utoipa::openapi::{ObjectBuilder, Schema, Type};
 use uuid::Uuid;
 
 use super::waiting::Progress;
+use crate::openapi::schemas;
 use crate::problem::Problem;
 
 pub const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static("consistency-token");
+
+fn token_schema() -> Schema {
+    let description = "Of an answer that showed a reservation: the list waits until it shows that as far, and is 503 if \
+                       it doesn't in time. Of one that was undecided, it is the outcome";
+    let token = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[A-Za-z0-9_-]+$"));
+    schemas::described(description, token.build())
+}
+
+/// Of a call that shows what its caller has seen.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes what Token parses")]
+pub struct TokenParameter {
+    #[param(rename = "Consistency-Token", schema_with = token_schema, required = false)]
+    token: Option<String>,
+}
 
 /// A reservation, and how far it had come. Opaque to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -48,7 +48,7 @@ pub fn header(schema: Value, example: Value, description: &str) -> Value {
 }
 
 /// Headers that mean the same in every answer.
-fn known() -> [(&'static str, Value); 8] {
+fn known() -> [(&'static str, Value); 9] {
     let header = |schema: Value, example: Value, description: &str| json!({"description": description, "schema": schema, "example": example});
     let text = || json!({"type": "string"});
     [
@@ -88,6 +88,14 @@ fn known() -> [(&'static str, Value); 8] {
         (
             "Preference-Applied",
             header(text(), json!("wait=5"), "What of `Prefer` was applied; absent if nothing was."),
+        ),
+        (
+            "Consistency-Token",
+            header(
+                text(),
+                json!("cmVzZXJ2YXRpb246MDE5MmYwYzEtN2MxYS03MDAwLTgwMDAtMDAwMDAwMDAwMGExOjE"),
+                "For `GET /reservationLists`: a list that shows the reservation at least as far as this answer does.",
+            ),
         ),
         (
             "Idempotent-Replayed",
