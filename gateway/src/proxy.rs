@@ -25,9 +25,8 @@ use prometheus::IntCounterVec;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use service_kit::{
-    body, http, openapi,
     body,
-    http::Stopping,
+    http::{self, Stopping},
     openapi,
     prefer::{PREFER, Wait},
     problem::Problem,

@@ -138,14 +138,9 @@ pub(crate) async fn each_client_sees_its_own_reservation_end(
             _ => (nowhere, Some("MOVIE_NOT_FOUND")),
         })
         .collect();
-    let followed: Vec<_> = stream::iter(followed)
-        .map(async |(movie, reason)| {
-            // More than there is of the small one.
-            anyhow::Ok((api.reserve(movie, 2).await?, reason))
-        })
-        .buffered(UNDER_WAY)
-        .try_collect()
-        .await?;
+    // More than there is of the small one.
+    let place = async |(movie, reason)| anyhow::Ok((api.reserve(movie, 2).await?, reason));
+    let followed: Vec<_> = stream::iter(followed).map(place).buffered(UNDER_WAY).try_collect().await?;
     let follow_all = followed.iter().enumerate().map(async |(n, (id, reason))| {
         let api = &gateways[n % 2];
         let events = follow(api, *id, *reason == Some("CUSTOMER")).await.with_context(|| format!("{id}"))?;
