@@ -16,6 +16,9 @@ use uuid::Uuid;
 
 use crate::look::metric;
 
+/// The mail server's program.
+const MAIL: &str = env!("CARGO_BIN_EXE_mail");
+
 const SOON: Duration = Duration::from_secs(60);
 
 fn setup(smtp_url: &str) -> Setup {
@@ -81,7 +84,7 @@ const TOLD: [Told; 6] = [
 ];
 
 pub(crate) async fn each_outcome_is_told_once(environment: &Environment) -> anyhow::Result<()> {
-    let server = MailServer::start().await?;
+    let server = MailServer::start(MAIL).await?;
     let theater = Theater::start(environment, setup(&server.url_of("theater", true))).await?;
     let api = &theater.api;
     let movie = api.publish(100).await?;
@@ -102,7 +105,7 @@ pub(crate) async fn each_outcome_is_told_once(environment: &Environment) -> anyh
     ensure!(answer.status == StatusCode::ACCEPTED, "{answer:?}");
     checks::at_rest(&theater.stage, SOON).await?;
     all_have(&theater, "SENT", TOLD.len()).await?;
-    told(&server.mails().await?, &notified(&theater).await?)?;
+    told(&server.mails()?, &notified(&theater).await?)?;
     for row in api.all(&format!("/notifications?reserveId={silent}")).await? {
         ensure!(row.get("emailStatus").is_none(), "{row}");
     }
@@ -115,7 +118,7 @@ pub(crate) async fn each_outcome_is_told_once(environment: &Environment) -> anyh
     }
     checks::at_rest(&theater.stage, SOON).await?;
     all_have(&theater, "SENT", TOLD.len()).await?;
-    ensure!(server.mails().await?.len() == TOLD.len(), "told again");
+    ensure!(server.mails()?.len() == TOLD.len(), "told again");
     let sent = metric(theater.port("notification"), "email_attempts_total", "\"sent\"").await?;
     ensure!(sent == TOLD.len() as f64, "{sent} are counted");
     theater.stop().await
@@ -142,7 +145,7 @@ fn told(mails: &[Mail], notified: &HashSet<String>) -> anyhow::Result<()> {
 }
 
 pub(crate) async fn a_mail_server_that_is_away_holds_nobody(environment: &Environment) -> anyhow::Result<()> {
-    let mut server = MailServer::away().await?;
+    let mut server = MailServer::away(MAIL)?;
     moves_on(environment, &server.url(), async |theater| {
         all_have(theater, "PENDING", 20).await?;
         let port = theater.port("notification");
@@ -156,7 +159,7 @@ pub(crate) async fn a_mail_server_that_is_away_holds_nobody(environment: &Enviro
         .await?;
         server.come(NOBODY).await?;
         all_have(theater, "SENT", 20).await?;
-        let mails = server.mails().await?;
+        let mails = server.mails()?;
         let recipients: HashSet<_> = mails.iter().map(|mail| &mail.recipient).collect();
         ensure!(mails.len() == 20 && recipients.len() == 20, "{mails:#?}");
         Ok(())
@@ -190,8 +193,8 @@ async fn moves_on(
 pub(crate) async fn what_failed_is_sent_at_the_operators_command(
     environment: &Environment,
 ) -> anyhow::Result<()> {
-    let mut server = MailServer::away().await?;
-    server.come("^refused").await?;
+    let mut server = MailServer::away(MAIL)?;
+    server.come("refused").await?;
     let mut setup = setup(&server.url_of("theater", true));
     setup.settings.push(("notification", "--smtp-attempts-max=2".to_owned()));
     let theater = Theater::start(environment, setup).await?;
@@ -220,7 +223,7 @@ pub(crate) async fn what_failed_is_sent_at_the_operators_command(
     ensure!(said == "2 failed e-mails are to be sent again\n", "{said}");
     has(&theater, unreached, "SENT").await?;
     has(&theater, unusable, "FAILED").await?;
-    let mut recipients: Vec<_> = server.mails().await?.into_iter().map(|mail| mail.recipient).collect();
+    let mut recipients: Vec<_> = server.mails()?.into_iter().map(|mail| mail.recipient).collect();
     recipients.sort();
     ensure!(recipients == ["refused@example.org", "unreached@example.org"], "{recipients:?}");
     theater.stop().await?;
@@ -252,7 +255,7 @@ async fn theater_stage(
 
 pub(crate) async fn two_replicas_send_each_once(environment: &Environment) -> anyhow::Result<()> {
     const CUSTOMERS: usize = 200;
-    let server = MailServer::start().await?;
+    let server = MailServer::start(MAIL).await?;
     let theater = Theater::start(environment, Setup { replicas: 2, ..setup(&server.url()) }).await?;
     let movies = [theater.api.publish(1000).await?, theater.api.publish(1000).await?];
     stream::iter(0..CUSTOMERS)
@@ -266,7 +269,7 @@ pub(crate) async fn two_replicas_send_each_once(environment: &Environment) -> an
     checks::at_rest(&theater.stage, SOON).await?;
     all_have(&theater, "SENT", CUSTOMERS).await?;
     let mut times: BTreeMap<String, usize> = BTreeMap::new();
-    for mail in server.mails().await? {
+    for mail in server.mails()? {
         *times.entry(mail.recipient).or_default() += 1;
     }
     ensure!(times.len() == CUSTOMERS && times.values().all(|times| *times == 1), "{times:?}");

@@ -1,81 +1,84 @@
-//! A mail server, as a process of its own: SubEthaSMTP on the machine's JDK (`tests/mail`), which keeps what it takes.
+//! A mail server, as a process of its own (`src/bin/mail.rs`), which keeps what it takes.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use mail_parser::{MessageParser, MimeHeaders};
-use theater_infra::java::{Jars, Wanted};
 use theater_infra::port;
 use theater_infra::supervise::{Child, Program, Scratch};
+use tokio::net::TcpStream;
 
-use crate::{Api, eventually};
+use crate::eventually;
 
 const START: Duration = Duration::from_secs(60);
 
-const SOURCE: &str = "MailServer.java";
-
-const SUBETHA: Wanted = Wanted {
-    what: "the tests' mail server",
-    name: "mail",
-    pom: include_str!("../mail/pom.xml"),
-    beside: (SOURCE, include_str!("../mail/MailServer.java")),
-};
-
 /// Refuses nobody.
-pub const NOBODY: &str = "^$";
+pub const NOBODY: &str = "";
+
+/// Of all users.
+pub const PASSWORD: &str = "s cret";
+
+/// Who was not logged in.
+pub const STRANGER: &str = "-";
 
 pub struct MailServer {
-    jars: Jars,
-    smtp: u16,
-    http: u16,
+    binary: &'static str,
+    open: u16,
+    users: u16,
     child: Option<Child>,
+    /// A folder for each time that it came.
+    folder: PathBuf,
+    times: usize,
     scratch: Scratch,
 }
 
 impl MailServer {
-    /// Ports for one that is not there yet.
+    /// Ports for one that is not there yet. `binary` is `env!("CARGO_BIN_EXE_mail")`.
     ///
     /// # Errors
-    /// No JDK 17 or Maven.
-    pub async fn away() -> anyhow::Result<Self> {
-        let jars = Jars::get(SUBETHA).await?;
+    /// No port, or no folder.
+    pub fn away(binary: &'static str) -> anyhow::Result<Self> {
         let scratch = Scratch::new(&std::env::temp_dir(), "theater-mail")?;
-        Ok(Self { jars, smtp: port::free()?, http: port::free()?, child: None, scratch })
+        let folder = scratch.path().to_owned();
+        let (open, users) = (port::free()?, port::free()?);
+        Ok(Self { binary, open, users, child: None, folder, times: 0, scratch })
     }
 
     /// One that takes all mail.
     ///
     /// # Errors
     /// Whatever keeps it from starting.
-    pub async fn start() -> anyhow::Result<Self> {
-        let mut server = Self::away().await?;
+    pub async fn start(binary: &'static str) -> anyhow::Result<Self> {
+        let mut server = Self::away(binary)?;
         server.come(NOBODY).await?;
         Ok(server)
     }
 
-    /// Starts it; recipients that match the regular expression `refused` get 550.
+    /// Starts it, with nothing kept; recipients that begin with `refused` get 550.
     ///
     /// # Errors
     /// Whatever keeps it from starting.
     pub async fn come(&mut self, refused: &str) -> anyhow::Result<()> {
-        let mut command = Command::new(self.jars.java());
-        command.args(["-Xmx64m", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-cp"]);
-        command.arg(self.jars.class_path()).arg(self.jars.beside(SOURCE));
-        command.args([&self.smtp.to_string(), &self.http.to_string(), refused]);
+        self.times += 1;
+        self.folder = self.scratch.path().join(self.times.to_string());
+        fs::create_dir(&self.folder)?;
+        let mut command = Command::new(self.binary);
+        command.args([self.open, self.users].map(|port| port.to_string())).arg(&self.folder).arg(refused);
         let child = Program::new(command, self.scratch.path().join("mail.log")).spawn()?;
-        eventually("the mail server answers", START, async || {
+        eventually("the mail server listens", START, async || {
             ensure!(child.exit_status().is_none(), "it has ended:\n{}", child.last_words());
-            self.mails().await
+            // The one that it opens last.
+            Ok(TcpStream::connect(("127.0.0.1", self.users)).await?)
         })
         .await?;
         self.child = Some(child);
         Ok(())
     }
 
-    /// Ends it; it forgets what it has kept.
+    /// Ends it.
     pub async fn go(&mut self) {
         if let Some(child) = self.child.take() {
             child.kill().await;
@@ -84,22 +87,29 @@ impl MailServer {
 
     /// For who has no user there.
     pub fn url(&self) -> String {
-        format!("smtp://127.0.0.1:{}", self.smtp)
+        format!("smtp://127.0.0.1:{}", self.open)
     }
 
     /// For a user; there is one password, and it is not this one's if `right` is false.
     pub fn url_of(&self, user: &str, right: bool) -> String {
-        let password = if right { "s%20cret" } else { "another" };
-        format!("smtp://{user}:{password}@127.0.0.1:{}", self.smtp)
+        let password = if right { PASSWORD.replace(' ', "%20") } else { "another".to_owned() };
+        format!("smtp://{user}:{password}@127.0.0.1:{}", self.users)
     }
 
-    /// All that it has taken.
+    /// All that it has taken since it came.
     ///
     /// # Errors
-    /// A server that doesn't answer.
-    pub async fn mails(&self) -> anyhow::Result<Vec<Mail>> {
-        let answer = Api::new(format!("http://127.0.0.1:{}", self.http))?.get("/").await?;
-        answer.text.lines().map(Mail::read).collect()
+    /// What is no e-mail.
+    pub fn mails(&self) -> anyhow::Result<Vec<Mail>> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "mail") {
+                files.push(path);
+            }
+        }
+        files.sort();
+        files.into_iter().map(|path| Mail::read(&fs::read(path)?)).collect()
     }
 }
 
@@ -120,11 +130,12 @@ pub struct Mail {
 }
 
 impl Mail {
-    fn read(line: &str) -> anyhow::Result<Self> {
-        let mut words = line.split(' ');
-        let (user, recipient) = (words.next().context("user")?, words.next().context("recipient")?);
-        let bytes = BASE64_STANDARD.decode(words.next().context("bytes")?)?;
-        let message = MessageParser::default().parse(&bytes).context("no e-mail")?;
+    fn read(kept: &[u8]) -> anyhow::Result<Self> {
+        let end = kept.iter().position(|byte| *byte == b'\n').context("no first line")?;
+        let first = std::str::from_utf8(&kept[..end])?;
+        let (user, recipient) = first.split_once(' ').context("no recipient")?;
+        let bytes = &kept[end + 1..];
+        let message = MessageParser::default().parse(bytes).context("no e-mail")?;
         let kinds: Vec<_> = message
             .parts
             .iter()
