@@ -54,7 +54,8 @@ impl EventHandler for Handler {
     }
 }
 
-fn input(delivery: &Delivery) -> Option<Input> {
+/// What an event asks of a movie. `None`: nothing.
+pub fn input(delivery: &Delivery) -> Option<Input> {
     let command = match &delivery.event {
         Event::ReservationPlaced(placed) => Command::Allocate {
             movie_id: placed.movie_id,

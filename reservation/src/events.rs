@@ -35,7 +35,8 @@ impl EventHandler for Handler {
     }
 }
 
-fn input(delivery: &Delivery) -> Option<Input> {
+/// What an event asks of a reservation. `None`: nothing.
+pub fn input(delivery: &Delivery) -> Option<Input> {
     let (id, command) = match &delivery.event {
         Event::TicketsAllocated(allocated) => {
             (allocated.reservation_id, Command::Confirm { movie_name: allocated.movie_name.clone() })

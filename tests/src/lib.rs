@@ -11,6 +11,7 @@
 //! - [`mail`]: a mail server, and what it was sent.
 //! - [`eventually()`]: waiting for something, with a deadline.
 //! - [`checks`]: what must hold of any theater at rest; [`promise`]: of every record that a service writes.
+//! - [`simulation`]: the saga on maps and lists, under every misfortune that a seed can think of.
 
 pub mod api;
 pub mod checks;
@@ -23,6 +24,7 @@ pub mod promise;
 pub mod records;
 pub mod runner;
 pub mod servers;
+pub mod simulation;
 pub mod theater;
 
 pub use api::Api;

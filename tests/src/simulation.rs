@@ -1,0 +1,95 @@
+//! The saga under every misfortune that a seed can think of. The production `fold`s of all services run on maps
+//! instead of tables and on a list instead of Kafka, so that thousands of schedules take a second: services are killed
+//! between any two steps, commits lose their answers, partitions have two owners for a moment, relays go on sending
+//! without their lock, records come again after newer ones, clocks are minutes apart.
+//!
+//! A schedule is the list of the choices that were made in it (after [TigerBeetle's simulator][vopr] and
+//! [Hypothesis][shrinking]): a seed makes it, the same list makes it again, and a shorter list that fails alike is a
+//! simpler history of the same fault.
+//!
+//! [vopr]: https://docs.tigerbeetle.com/concepts/safety/
+//! [shrinking]: https://hypothesis.works/articles/compositional-shrinking/
+//!
+//! # Layout
+//!
+//! - [`choices`]: where decisions come from; [`shrink`]: making a list of them shorter.
+//! - [`world`]: one theater and its steps; [`calls`]: what is asked of it.
+//! - [`tables`]: databases as maps, around the production folds; [`bus`]: the log, outboxes and relays.
+//! - [`checks`]: what must hold.
+
+pub mod bus;
+pub mod calls;
+pub mod checks;
+pub mod choices;
+pub mod shrink;
+pub mod tables;
+pub mod world;
+
+use std::fmt;
+
+use checks::Violation;
+use choices::Choices;
+use world::World;
+
+/// Steps that a schedule chooses; some find nothing to do.
+pub const CHOICES: usize = 160;
+
+/// How a schedule ended.
+pub struct Run {
+    /// Steps that did something, before it was let come to rest.
+    pub steps: usize,
+    pub ended: Result<(), Violation>,
+    pub choices: Vec<u32>,
+    pub history: Vec<String>,
+}
+
+/// Plays one schedule to its end.
+pub fn play(choices: Choices, with_history: bool) -> Run {
+    let mut world = World::new(choices, with_history);
+    let mut ended = Ok(());
+    for _ in 0..CHOICES {
+        if ended.is_err() || world.choices().over() {
+            break;
+        }
+        ended = world.step();
+    }
+    let ended = ended.and_then(|()| world.come_to_rest());
+    Run { steps: world.steps, ended, choices: world.choices().made().to_vec(), history: world.history() }
+}
+
+/// A seed whose schedule ended badly, as short as it could be made.
+pub struct Failure {
+    pub seed: u64,
+    pub violation: Violation,
+    pub history: Vec<String>,
+    /// Choices in the schedule as it was found, and in the one that is shown.
+    pub lengths: (usize, usize),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (found, shrunk) = self.lengths;
+        writeln!(f, "seed {}: {}", self.seed, self.violation.what())?;
+        writeln!(f, "shrunk from {found} choices to {shrunk}:")?;
+        for (number, line) in self.history.iter().enumerate() {
+            writeln!(f, "{:>4}  {line}", number + 1)?;
+        }
+        Ok(())
+    }
+}
+
+/// Plays a seed's schedule: the number of its steps.
+///
+/// # Errors
+/// The failure, shrunk.
+pub fn simulate(seed: u64) -> Result<usize, Box<Failure>> {
+    let run = play(Choices::of_seed(seed), false);
+    if run.ended.is_ok() {
+        return Ok(run.steps);
+    }
+    let shrunk = shrink::shrink(&run.choices);
+    let shown = play(Choices::again(shrunk.clone()), true);
+    let violation = shown.ended.err().unwrap_or_else(|| Violation::new("it does not fail twice".to_owned()));
+    let lengths = (run.choices.len(), shrunk.len());
+    Err(Box::new(Failure { seed, violation, history: shown.history, lengths }))
+}
