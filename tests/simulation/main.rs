@@ -4,10 +4,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use theater_tests::simulation;
+use theater_tests::simulation::{self, STEPS_MIN};
 
 const SCHEDULES: u64 = 10_000;
-const STEPS_MIN: usize = 50;
 
 #[test]
 fn every_schedule_ends_well() {

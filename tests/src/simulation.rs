@@ -31,8 +31,11 @@ use checks::Violation;
 use choices::Choices;
 use world::World;
 
-/// Steps that a schedule chooses; some find nothing to do.
-pub const CHOICES: usize = 160;
+/// Steps that a schedule chooses at least; some find nothing to do.
+const CHOSEN_MIN: usize = 160;
+
+/// Steps of a schedule that do something, at least.
+pub const STEPS_MIN: usize = 50;
 
 /// How a schedule ended.
 pub struct Run {
@@ -47,11 +50,10 @@ pub struct Run {
 pub fn play(choices: Choices, with_history: bool) -> Run {
     let mut world = World::new(choices, with_history);
     let mut ended = Ok(());
-    for _ in 0..CHOICES {
-        if ended.is_err() || world.choices().over() {
-            break;
-        }
+    let mut chosen = 0;
+    while ended.is_ok() && !world.choices().over() && (chosen < CHOSEN_MIN || world.steps < STEPS_MIN) {
         ended = world.step();
+        chosen += 1;
     }
     let ended = ended.and_then(|()| world.come_to_rest());
     Run { steps: world.steps, ended, choices: world.choices().made().to_vec(), history: world.history() }
