@@ -130,11 +130,13 @@ pub(crate) async fn forward(
     };
     let path_and_query = req.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     let method = http::method(&req);
+    // What goes on counts: a field that `Connection` names stays behind.
+    let headers = headers::forwarded(&req, &trace::current(), &proxy.trusted);
     let outgoing = Outgoing {
         path_and_query,
-        headers: headers::forwarded(&req, &trace::current(), &proxy.trusted),
-        repeatable: is_repeatable(&method, req.headers(), body.as_deref().unwrap_or_default()),
-        wait: Wait::of(req.headers()),
+        repeatable: is_repeatable(&method, &headers, body.as_deref().unwrap_or_default()),
+        wait: Wait::of(&headers),
+        headers,
         method,
         body,
     };

@@ -82,11 +82,11 @@ impl Gateway {
 
     /// Methods are the services' business: they know which ones a resource takes.
     fn resources(&self, config: &mut web::ServiceConfig) {
-        let client = connect::client(self.limits.connect);
         let mut proxies = Vec::new();
         for (segment, upstreams) in &self.services {
             let proxy = Data::new(Proxy {
-                client: client.clone(),
+                // One each: who waits for a service that is slow takes no connection from the others.
+                client: connect::client(self.limits.connect),
                 upstreams: upstreams.clone(),
                 limits: self.limits.clone(),
                 failures: self.failures.clone(),

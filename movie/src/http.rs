@@ -373,11 +373,13 @@ impl Api {
             None => {
                 let inputs = std::slice::from_ref(input);
                 let mut writes = crate::decide(&mut transaction, &self.outbox, inputs).await?;
-                let answer = accepted(input.command.movie_id(), writes.answers.pop(), show);
-                if let Ok(acceptance) = &answer {
-                    kept.keep(claim, acceptance);
+                match accepted(input.command.movie_id(), writes.answers.pop(), show) {
+                    Ok(acceptance) => {
+                        kept.keep(claim, &acceptance);
+                        Ok(acceptance)
+                    }
+                    Err(problem) => self.refused(&mut transaction, claim, problem).await?,
                 }
-                answer
             }
         };
         self.idempotency.save(&mut transaction, &kept).await?;
@@ -385,6 +387,18 @@ impl Api {
         self.outbox.wake();
         self.idempotency.count(&answer);
         Ok(answer)
+    }
+
+    /// It may be refused because the same call was accepted while it waited for the movie's row: a delivery that fits
+    /// only once.
+    async fn refused(
+        &self,
+        transaction: &mut Transaction,
+        claim: Option<&Claim>,
+        problem: Problem,
+    ) -> Result<Result<Acceptance, Problem>, Fault> {
+        let kept = self.idempotency.load(transaction, claim.into_iter()).await?;
+        Ok(kept.find(claim).unwrap_or(Err(problem)))
     }
 }
 
@@ -419,7 +433,11 @@ fn editions(request: &HttpRequest) -> Result<Editions, Problem> {
                 return Ok(Editions::Any);
             }
             // Comparison is strong: a weak tag matches nothing, and neither does one that isn't ours.
-            editions.extend(tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')?.parse::<i64>().ok()));
+            let tag = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+            let edition = tag.and_then(|tag| Some((tag, tag.parse::<i64>().ok()?)));
+            editions.extend(
+                edition.filter(|(tag, edition)| edition.to_string() == *tag).map(|(_, edition)| edition),
+            );
         }
     }
     if found {

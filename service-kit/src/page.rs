@@ -87,13 +87,15 @@ pub fn page<P: Serialize, T: Serialize>(
 }
 
 fn next_link(req: &HttpRequest, cursor: &str) -> String {
-    let kept = req
-        .query_string()
-        .split('&')
-        .filter(|pair| !pair.is_empty() && pair.split('=').next() != Some("cursor"))
-        .map(escape_target);
+    let kept =
+        req.query_string().split('&').filter(|pair| !pair.is_empty() && !is_cursor(pair)).map(escape_target);
     let parameters: Vec<_> = kept.chain([format!("cursor={cursor}")]).collect();
     format!("{}?{}", escape_target(req.path()), parameters.join("&"))
+}
+
+/// However its name is written.
+fn is_cursor(pair: &str) -> bool {
+    pair.split('=').next().is_some_and(|name| decode(name).as_deref() == Ok("cursor"))
 }
 
 /// What may not stand inside `<…>` of a Link header.
@@ -257,7 +259,7 @@ mod tests {
 
     #[actix_web::test]
     async fn a_full_page_links_to_the_next() {
-        let (link, body) = shown("/movies?q=a%20b&cursor=old&limit=2", 3, 2).await;
+        let (link, body) = shown("/movies?q=a%20b&cursor=old&limit=2&%63ursor=", 3, 2).await;
         let next = Scope::new("movie", &[]).encode(&999);
         assert_eq!(body, json!({"items": [0, 1], "next": next}));
         assert_eq!(link.unwrap(), format!("</movies?q=a%20b&limit=2&cursor={next}>; rel=\"next\""));

@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection};
 use theater_tests::api::{Answer, reservation};
-use theater_tests::{Api, Environment, Setup, Theater, eventually};
+use theater_tests::{Api, Environment, Setup, Theater, checks, eventually};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -160,6 +160,8 @@ pub(crate) async fn a_token_that_nobody_gave_out_is_refused(environment: &Enviro
     let api = &theater.api;
     let movie = api.publish(10).await?;
     let id = api.reserve(movie, 1).await?;
+    // It is listed, however long everything takes to find its partitions.
+    checks::at_rest(&theater.stage, SOON).await?;
     let placed = api.get(&format!("/reservations/{id}")).await?;
     let token = token(&placed)?;
     let must_be = "must be a token that an answer about a reservation gave out";

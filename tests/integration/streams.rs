@@ -195,7 +195,8 @@ pub(crate) async fn a_client_that_comes_back_is_told_what_is_newer(
     environment: &Environment,
 ) -> anyhow::Result<()> {
     let settings = vec![("reservation", "--event-streams-max=2".to_owned())];
-    let mut theater = Theater::start(environment, Setup { settings, ..Setup::default() }).await?;
+    let setup = Setup { settings, deadline_secs: 300, ..Setup::default() };
+    let mut theater = Theater::start(environment, setup).await?;
     let api = theater.api.clone();
     let movie = api.publish(10).await?;
     theater.stop_service("movie").await?;

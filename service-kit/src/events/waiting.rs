@@ -150,7 +150,7 @@ impl<S: Progress> Room<S> {
             match seen {
                 Ok(seen) => {
                     seen.into_iter().for_each(|(id, status)| self.tell(id, status));
-                    pause = PERIOD.max(began.elapsed() * PAUSES);
+                    pause = PERIOD.max(began.elapsed() * PAUSES).min(AWAY_PAUSE_MAX);
                     if std::mem::take(&mut away) {
                         info!("the waiting room sees again what others decide");
                     }
