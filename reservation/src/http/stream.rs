@@ -23,8 +23,8 @@ use shared_events::ReservationId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use utoipa::IntoParams;
 use utoipa::openapi::Schema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{Api, ReservationView};
 use crate::reservation::{Reservation, Status};
@@ -98,6 +98,27 @@ struct LastEventId {
     id: Option<String>,
 }
 
+fn rank_schema() -> Schema {
+    schemas::described("For `Last-Event-ID`", schemas::words(["0", "1", "2"]))
+}
+
+fn name_schema() -> Schema {
+    schemas::words(["reservation"]).into()
+}
+
+/// An event of the stream.
+#[derive(ToSchema)]
+#[schema(as = ReservationEvent, example = json!({"event": "reservation", "id": "0", "data": "{…}"}))]
+#[expect(dead_code, reason = "describes what the stream writes as text")]
+struct EventView {
+    #[schema(schema_with = name_schema)]
+    event: String,
+    #[schema(schema_with = rank_schema)]
+    id: String,
+    /// The reservation as it stands, in JSON
+    data: String,
+}
+
 /// Follow a reservation live
 ///
 /// Server-Sent Events, `event: reservation`: the present state first, then each change, until the final one. An
@@ -108,8 +129,8 @@ struct LastEventId {
     params(("id" = Uuid, Path, description = "The reservation"), LastEventId),
     responses(
         (
-            status = 200, description = "The stream", body = String, content_type = EVENT_STREAM,
-            example = "retry: 2000\n\nevent: reservation\nid: 0\ndata: {…}\n\n",
+            status = 200, description = "The stream: the schema is of each event", body = EventView,
+            content_type = EVENT_STREAM,
         ),
         (status = 204, description = "The final state was seen: nothing is to come"),
         (status = 404, description = "There is no such reservation"),
