@@ -12,7 +12,7 @@ use shared_events::{
 pub const QTY_MAX: i64 = 1_000_000;
 
 /// A movie in the catalogue. Always `published + added = qty + allocated`, and `qty ≥ 0`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Movie {
     pub id: MovieId,
     pub name: String,
@@ -31,7 +31,7 @@ pub struct Movie {
 }
 
 /// What was decided about a reservation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     Allocated,
     Rejected,
@@ -41,14 +41,14 @@ pub enum Outcome {
     Void,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Decision {
     pub movie_id: MovieId,
     pub outcome: Outcome,
     pub count: Count,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Delivery {
     pub movie_id: MovieId,
     pub count: Count,

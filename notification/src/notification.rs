@@ -31,7 +31,7 @@ impl Status {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     Confirmed,
     Cancelled(CancelReason),
@@ -56,7 +56,7 @@ impl Outcome {
 /// What makes a notification the same one when its event comes again.
 pub type Key = (ReservationId, Status);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Notification {
     pub id: Uuid,
     pub reservation_id: ReservationId,

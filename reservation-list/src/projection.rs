@@ -38,7 +38,7 @@ impl Status {
 }
 
 /// A row of the list; as an input, what one event says that it should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reservation {
     pub id: ReservationId,
     pub status: Status,

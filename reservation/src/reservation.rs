@@ -52,7 +52,7 @@ impl Status {
 
 /// What a customer asks for. As written in JSON it tells under an `Idempotency-Key` whether a call is the same
 /// again: a new field is left out there while it says nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Request {
     pub user_id: String,
     pub user_name: String,
@@ -63,7 +63,7 @@ pub struct Request {
     pub date: Option<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reservation {
     pub id: ReservationId,
     pub request: Request,

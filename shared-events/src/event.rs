@@ -12,7 +12,7 @@ use crate::ids::{DeliveryId, MovieId, ReservationId};
 use crate::topic::Topic;
 
 /// A moment in UTC, written as RFC 3339 with milliseconds: `2026-11-21T09:20:00.000Z`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(transparent))]
 pub struct Timestamp(DateTime<Utc>);
 
@@ -51,7 +51,7 @@ impl<'de> Deserialize<'de> for Timestamp {
 }
 
 /// A number of tickets in one reservation or delivery: at least 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Count(#[cfg_attr(feature = "schema", schemars(range(min = 1)))] i64);

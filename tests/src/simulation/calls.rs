@@ -33,6 +33,15 @@ impl Call {
         }
     }
 
+    /// What a service is asked when these calls, all of one service, come in one transaction.
+    pub fn work(calls: &[&Self]) -> (Service, Work) {
+        let placings: Vec<seat::Input> = calls.iter().filter_map(|call| of_reservation(call)).collect();
+        if placings.is_empty() {
+            return (Service::Movie, Work::Movie(calls.iter().filter_map(|call| of_movie(call)).collect()));
+        }
+        (Service::Reservation, Work::Reservation(placings))
+    }
+
     /// As the history shows it.
     pub fn described(id: ReservationId, command: &seat::Command) -> String {
         let number = id.0.as_u128();
@@ -110,12 +119,7 @@ impl Calls {
 
     /// What a service is asked when these calls, all of one service, come in one transaction.
     pub fn work(&self, calls: &[usize]) -> (Service, Work) {
-        let calls: Vec<&Call> = calls.iter().map(|&number| &self.made[number].call).collect();
-        let placings: Vec<seat::Input> = calls.iter().filter_map(|call| of_reservation(call)).collect();
-        if placings.is_empty() {
-            return (Service::Movie, Work::Movie(calls.iter().filter_map(|call| of_movie(call)).collect()));
-        }
-        (Service::Reservation, Work::Reservation(placings))
+        Call::work(&calls.iter().map(|&number| &self.made[number].call).collect::<Vec<_>>())
     }
 
     pub fn answered(&mut self, call: usize) {

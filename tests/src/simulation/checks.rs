@@ -178,7 +178,10 @@ const fn rank(status: Status) -> u8 {
 }
 
 /// Published + added = left + allocated, and what is allocated is what was decided.
-fn ledger(tables: &Tables) -> Result<(), Violation> {
+///
+/// # Errors
+/// The movie whose tickets are more or less than were published and added.
+pub fn ledger(tables: &Tables) -> Result<(), Violation> {
     for movie in tables.movies.values() {
         let id = movie.id.0.as_u128();
         let all = movie.published + movie.added;
@@ -215,7 +218,10 @@ fn notified(tables: &Tables, log: &Log) -> Result<(), Violation> {
 }
 
 /// The list equals the reservations' own truth.
-fn same_as_the_truth(list: &Tables, truth: &Tables) -> Result<(), Violation> {
+///
+/// # Errors
+/// The reservation that is listed otherwise than it stands.
+pub fn same_as_the_truth(list: &Tables, truth: &Tables) -> Result<(), Violation> {
     let listed: BTreeMap<_, _> = list.list.iter().map(|(id, row)| (*id, row.status.as_str())).collect();
     let ended: BTreeMap<_, _> =
         truth.reservations.iter().map(|(id, row)| (*id, row.status.as_str())).collect();

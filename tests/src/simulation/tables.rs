@@ -28,7 +28,7 @@ impl Service {
 }
 
 /// All services' tables; each database uses its own.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Tables {
     pub reservations: BTreeMap<ReservationId, seat::Reservation>,
     pub deadlines: BTreeMap<ReservationId, DateTime<Utc>>,
