@@ -1,5 +1,7 @@
 //! The five services as processes, to be killed, frozen and started again.
 
+pub mod service;
+
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -36,7 +38,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Starts `replicas` of each service and one gateway. `binary` is `env!("CARGO_BIN_EXE_fleet")`.
+    /// Starts `replicas` of each service and one gateway. `binary` is `env!("CARGO_BIN_EXE_proof")`.
     ///
     /// # Errors
     /// A process that doesn't become ready.
@@ -85,7 +87,7 @@ impl Fleet {
         member.starts += 1;
         let log = format!("{}-{index}-{}.log", member.service, member.starts);
         let mut command = Command::new(self.binary);
-        command.arg(member.service).args(args).env("RUST_LOG", "info");
+        command.args(["fleet", member.service]).args(args).env("RUST_LOG", "info");
         member.child = Some(Program::new(command, self.scratch.path().join(log)).spawn()?);
         Ok(())
     }

@@ -1,4 +1,6 @@
-//! A mail server, as a process of its own (`src/bin/mail.rs`), which keeps what it takes.
+//! A mail server, as a process of its own ([`server`]), which keeps what it takes.
+
+pub mod server;
 
 use std::fs;
 use std::path::PathBuf;
@@ -36,7 +38,7 @@ pub struct MailServer {
 }
 
 impl MailServer {
-    /// Ports for one that is not there yet. `binary` is `env!("CARGO_BIN_EXE_mail")`.
+    /// Ports for one that is not there yet. `binary` is `env!("CARGO_BIN_EXE_proof")`.
     ///
     /// # Errors
     /// No port, or no folder.
@@ -66,7 +68,8 @@ impl MailServer {
         self.folder = self.scratch.path().join(self.times.to_string());
         fs::create_dir(&self.folder)?;
         let mut command = Command::new(self.binary);
-        command.args([self.open, self.users].map(|port| port.to_string())).arg(&self.folder).arg(refused);
+        let ports = [self.open, self.users].map(|port| port.to_string());
+        command.arg("mail").args(ports).arg(&self.folder).arg(refused);
         let child = Program::new(command, self.scratch.path().join("mail.log")).spawn()?;
         eventually("the mail server listens", START, async || {
             ensure!(child.exit_status().is_none(), "it has ended:\n{}", child.last_words());

@@ -13,6 +13,7 @@
 //! # Layout
 //!
 //! - [`choices`]: where decisions come from; [`shrink`]: making a list of them shorter.
+//! - [`run`]: many schedules on all cores.
 //! - [`world`]: one theater and its steps; [`calls`]: what is asked of it.
 //! - [`tables`]: databases as maps, around the production folds; [`bus`]: the log, outboxes and relays.
 //! - [`checks`]: what must hold.
@@ -21,6 +22,7 @@ pub mod bus;
 pub mod calls;
 pub mod checks;
 pub mod choices;
+pub mod run;
 pub mod shrink;
 pub mod tables;
 pub mod world;
@@ -76,7 +78,7 @@ impl fmt::Display for Failure {
         for (number, line) in self.history.iter().enumerate() {
             writeln!(f, "{:>4}  {line}", number + 1)?;
         }
-        Ok(())
+        writeln!(f, "again: cargo run -p theater-tests -- simulate --seeds 1 --first {}", self.seed)
     }
 }
 

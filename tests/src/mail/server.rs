@@ -1,6 +1,6 @@
 //! A mail server as a process of its own: crate mailin speaks SMTP, and what it takes is kept in a folder.
 //!
-//!     mail OPEN_PORT USERS_PORT FOLDER REFUSED
+//!     proof mail OPEN_PORT USERS_PORT FOLDER REFUSED
 //!
 //! At OPEN_PORT anybody may send, at USERS_PORT who knows the password. Recipients that begin with REFUSED get 550; with
 //! nothing there, nobody does. Each e-mail is a file: its user and its recipient in the first line, then its bytes.
@@ -15,7 +15,8 @@ use std::thread;
 use anyhow::Context;
 use mailin::response::{AUTH_OK, INTERNAL_ERROR, INVALID_CREDENTIALS, NO_MAILBOX, OK};
 use mailin::{Action, AuthMechanism, Handler, Response, SessionBuilder};
-use theater_tests::mail::{PASSWORD, STRANGER};
+
+use crate::mail::{PASSWORD, STRANGER};
 
 /// Numbers the e-mails.
 static KEPT: AtomicUsize = AtomicUsize::new(0);
@@ -73,23 +74,26 @@ impl Keeper {
     }
 }
 
-fn main() -> anyhow::Result<()> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let [open, users, folder, refused] = args.as_slice() else {
-        anyhow::bail!("mail OPEN_PORT USERS_PORT FOLDER REFUSED");
-    };
-    let user = STRANGER.to_owned();
-    let keeper = Keeper {
-        folder: folder.into(),
-        refused: refused.clone(),
-        user,
-        recipient: String::new(),
-        bytes: Vec::new(),
-    };
-    let listen = |port: &String| -> anyhow::Result<TcpListener> {
-        TcpListener::bind((Ipv4Addr::LOCALHOST, port.parse()?)).with_context(|| format!("port {port}"))
-    };
-    let (open, users) = (listen(open)?, listen(users)?);
+/// Where it listens, and what it does with what it gets.
+#[derive(clap::Args)]
+pub struct Options {
+    open_port: u16,
+    users_port: u16,
+    folder: PathBuf,
+    refused: String,
+}
+
+/// Serves until it is killed.
+///
+/// # Errors
+/// A port that is taken.
+pub fn main(options: Options) -> anyhow::Result<()> {
+    let Options { open_port, users_port, folder, refused } = options;
+    let (user, recipient, bytes) = (STRANGER.to_owned(), String::new(), Vec::new());
+    let keeper = Keeper { folder, refused, user, recipient, bytes };
+    let listen =
+        |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| format!("port {port}"));
+    let (open, users) = (listen(open_port)?, listen(users_port)?);
     let for_users = keeper.clone();
     thread::spawn(move || {
         let mut sessions = SessionBuilder::new("mail.example");

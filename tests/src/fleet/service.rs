@@ -1,11 +1,10 @@
-//! Runs the one service that it is told: `fleet movie --database-url …`. The fault tests kill it.
+//! Runs the one service that it is told: `proof fleet movie --database-url …`. The fault tests kill it.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-fn main() -> ExitCode {
-    theater_infra::supervise::child_entry();
-    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+/// The first argument is the service, the others are its own.
+pub fn main(args: Vec<OsString>) -> ExitCode {
     let service = args.first().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
     macro_rules! run {
         ($service:ident, $name:literal) => {

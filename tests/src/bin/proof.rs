@@ -1,0 +1,46 @@
+//! `proof`: the saga put to the proof, as long as one likes. Tests start it too, as the processes that they kill.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use theater_infra::supervise;
+use theater_tests::{fleet, mail, simulation};
+
+/// Puts the saga to the proof.
+#[derive(Parser)]
+struct Proof {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Plays schedules of the simulation on all cores; a failing one is shown as a history, and exits with 1
+    Simulate(simulation::run::Options),
+    /// Is one of the services
+    #[command(hide = true, disable_help_flag = true)]
+    Fleet {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Is a mail server
+    #[command(hide = true)]
+    Mail(mail::server::Options),
+}
+
+fn main() -> ExitCode {
+    supervise::child_entry();
+    let result = match Proof::parse().command {
+        Command::Simulate(options) => simulation::run::main(&options),
+        Command::Fleet { args } => return fleet::service::main(args),
+        Command::Mail(options) => mail::server::main(options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("proof: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
