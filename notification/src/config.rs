@@ -8,7 +8,7 @@ use service_kit::events::EventsConfig;
 use shared_events::ReservationId;
 use uuid::Uuid;
 
-use crate::mailer::{SmtpUrl, SmtpUrlParser};
+use crate::mailer::server::{SmtpUrl, SmtpUrlParser};
 
 /// Tells customers how their reservations ended: one notification per outcome, and an e-mail
 #[derive(clap::Parser, Clone, Debug)]
@@ -102,7 +102,9 @@ mod tests {
             (["--smtp-url", "smtp://jane:secret@mail:port"], "--smtp-url"),
             (["--smtp-url", "smtp://jane:secret@mail?tls=perhaps"], "tls=required"),
             (["--smtp-url", "smtp://jane:secret@mail?TLS=required"], "tls=required"),
+            (["--smtp-url", "smtps://jane:secret@mail?tls=required"], "always TLS"),
             (["--smtp-url", "smtp://secret@mail"], "user:password@host"),
+            (["--smtp-url", "smtp://:secret@mail"], "user:password@host"),
             (["--smtp-url", ""], "--smtp-url"),
             (["--smtp-from", "nobody"], "--smtp-from"),
             (["--smtp-from", "a@b\r\nBcc: c@d"], "--smtp-from"),

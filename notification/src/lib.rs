@@ -103,7 +103,7 @@ impl Application {
         let emails = EmailMetrics::new(foundation.metrics.registry())?;
         let sender = config.email.smtp_url.map(|url| Sender {
             pool: foundation.pool.clone(),
-            mailer: Mailer::new(&url, config.email.smtp_from),
+            mailer: Mailer::new(url, config.email.smtp_from),
             attempts_max: config.email.smtp_attempts_max,
             metrics: emails,
             wake: Arc::new(Notify::new()),

@@ -1,21 +1,24 @@
 //! The way to the mail server: one e-mail, one attempt, one verdict.
 
-use std::fmt;
-use std::str::FromStr;
+pub mod server;
+
 use std::time::Duration;
 
-use clap::builder::TypedValueParser;
+use lettre::Message;
 use lettre::message::Mailbox;
 use lettre::transport::smtp::Error;
-use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
+use lettre::transport::smtp::client::AsyncSmtpConnection;
+use tracing::debug;
 
 use crate::email;
 use crate::notification::Notification;
+use server::SmtpUrl;
 
-/// From connecting to the mail server's last word.
-pub const SEND_LIMIT: Duration = Duration::from_secs(10);
+/// From connecting to the mail server's answer to the whole e-mail. It may look into it for long (RFC 5321, 4.5.3.2.6).
+pub const SEND_LIMIT: Duration = Duration::from_secs(30);
 
-type Transport = AsyncSmtpTransport<Tokio1Executor>;
+/// How long a mail server is waited for that doesn't say goodbye. By then it has the e-mail.
+pub const QUIT_LIMIT: Duration = Duration::from_secs(1);
 
 /// What came of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,27 +32,41 @@ pub enum Verdict {
 
 #[derive(Clone)]
 pub struct Mailer {
-    transport: Transport,
+    server: SmtpUrl,
     from: Mailbox,
 }
 
 impl Mailer {
-    pub fn new(url: &SmtpUrl, from: Mailbox) -> Self {
-        Self { transport: url.0.clone(), from }
+    pub fn new(server: SmtpUrl, from: Mailbox) -> Self {
+        Self { server, from }
     }
 
     /// Sends one e-mail on a connection of its own, within [`SEND_LIMIT`]: one that is cut off in the middle is
-    /// never given to the next.
+    /// never given to the next. It is sent once the server has taken it, whatever becomes of the connection then.
     pub async fn send(&self, notification: &Notification) -> Verdict {
         let message = match email::compose(notification, &self.from) {
             Ok(message) => message,
             Err(reason) => return Verdict::Never(reason),
         };
-        match tokio::time::timeout(SEND_LIMIT, self.transport.send(message)).await {
-            Ok(Ok(_)) => Verdict::Sent,
-            Ok(Err(error)) => verdict(&error),
-            Err(_) => Verdict::Later(format!("the mail server was not done within {SEND_LIMIT:?}")),
+        let mut connection = match tokio::time::timeout(SEND_LIMIT, self.deliver(&message)).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return verdict(&error),
+            Err(_) => {
+                return Verdict::Later(format!("the mail server was not done within {SEND_LIMIT:?}"));
+            }
+        };
+        match tokio::time::timeout(QUIT_LIMIT, connection.quit()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => debug!(%error, "the mail server took the e-mail, and no goodbye"),
+            Err(_) => debug!("the mail server took the e-mail, and says no goodbye"),
         }
+        Verdict::Sent
+    }
+
+    async fn deliver(&self, message: &Message) -> Result<AsyncSmtpConnection, Error> {
+        let mut connection = self.server.connect(SEND_LIMIT).await?;
+        connection.send(message.envelope(), &message.formatted()).await?;
+        Ok(connection)
     }
 }
 
@@ -67,61 +84,9 @@ fn is_ours(code: u16) -> bool {
     matches!(code, 521 | 530 | 534 | 535 | 538)
 }
 
-/// A mail server's URL that has been parsed; it keeps the password and is never logged.
-#[derive(Clone)]
-pub struct SmtpUrl(Transport);
-
-impl fmt::Debug for SmtpUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a mail server")
-    }
-}
-
-impl FromStr for SmtpUrl {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if !text.starts_with("smtp://") && !text.starts_with("smtps://") {
-            return Err("must begin with smtp:// or smtps://".into());
-        }
-        // What the library would pass over silently.
-        let (address, query) = text.split_once('?').unwrap_or((text, ""));
-        if !matches!(query, "" | "tls=required" | "tls=opportunistic") {
-            return Err("after `?` there may only be tls=required or tls=opportunistic".into());
-        }
-        if address.rsplit_once('@').is_some_and(|(user, _)| user.matches(':').count() < 2) {
-            return Err("a user needs a password: user:password@host".into());
-        }
-        let transport = Transport::from_url(text).map_err(|error| error.to_string())?;
-        Ok(Self(transport.timeout(Some(SEND_LIMIT)).build()))
-    }
-}
-
-/// As [`SmtpUrl::from_str`], but what is refused is named without being shown: clap's own message would show the
-/// password.
-#[derive(Clone)]
-pub struct SmtpUrlParser;
-
-impl TypedValueParser for SmtpUrlParser {
-    type Value = SmtpUrl;
-
-    fn parse_ref(
-        &self,
-        command: &clap::Command,
-        _: Option<&clap::Arg>,
-        value: &std::ffi::OsStr,
-    ) -> Result<SmtpUrl, clap::Error> {
-        let parsed = value.to_str().ok_or("not UTF-8".to_owned()).and_then(str::parse);
-        parsed.map_err(|reason: String| {
-            let message = format!("invalid value for '--smtp-url <SMTP_URL>': {reason}\n");
-            clap::Error::raw(clap::error::ErrorKind::ValueValidation, message).with_cmd(command)
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -142,7 +107,7 @@ mod tests {
                 let _ = tokio::io::AsyncReadExt::read_to_end(&mut connection, &mut said).await;
                 said
             };
-            let mailer = Mailer::new(&url.parse().unwrap(), "no-reply@localhost".parse().unwrap());
+            let mailer = Mailer::new(url.parse().unwrap(), "no-reply@localhost".parse().unwrap());
             let notification = notification(Outcome::Confirmed, None, "m");
             let (verdict, said) = tokio::join!(mailer.send(&notification), server);
             assert!(matches!(verdict, Verdict::Later(_)), "{url}: {verdict:?}");
@@ -151,10 +116,49 @@ mod tests {
         }
     }
 
+    /// It has the e-mail: to send it again would tell the customer twice.
+    #[tokio::test]
+    async fn a_server_that_says_no_goodbye_has_the_email() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("smtp://{}", listener.local_addr().unwrap());
+        let server = async {
+            let (connection, _) = listener.accept().await.unwrap();
+            let mut connection = BufReader::new(connection);
+            let mut said = Vec::new();
+            // The greeting answers nothing; the end of the e-mail, a dot, is the last that is answered.
+            for (heard, answer) in [
+                ("", "220"),
+                ("EHLO", "250"),
+                ("MAIL", "250"),
+                ("RCPT", "250"),
+                ("DATA", "354"),
+                (".", "250"),
+            ] {
+                while !heard.is_empty() {
+                    let mut line = String::new();
+                    connection.read_line(&mut line).await.unwrap();
+                    said.push(line.trim_end().to_owned());
+                    if said.last().is_some_and(|line| line.starts_with(heard)) {
+                        break;
+                    }
+                }
+                connection.write_all(format!("{answer} well\r\n").as_bytes()).await.unwrap();
+            }
+            // Until the client hangs up.
+            while connection.read_line(&mut String::new()).await.unwrap() > 0 {}
+            said
+        };
+        let mailer = Mailer::new(url.parse().unwrap(), "no-reply@localhost".parse().unwrap());
+        let notification = notification(Outcome::Confirmed, None, "m");
+        let (verdict, said) = tokio::join!(mailer.send(&notification), server);
+        assert_eq!(verdict, Verdict::Sent);
+        assert_eq!(said.last().map(String::as_str), Some("."));
+    }
+
     #[tokio::test]
     async fn an_address_that_cannot_be_used_never_reaches_the_server() {
         let mailer =
-            Mailer::new(&"smtp://127.0.0.1:1".parse().unwrap(), "no-reply@localhost".parse().unwrap());
+            Mailer::new("smtp://127.0.0.1:1".parse().unwrap(), "no-reply@localhost".parse().unwrap());
         let mut lost = notification(Outcome::Confirmed, None, "m");
         assert!(matches!(mailer.send(&lost).await, Verdict::Later(_)));
         lost.email = Some("jane@".into());

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use crate::mailer::{Mailer, SEND_LIMIT, Verdict};
+use crate::mailer::{Mailer, QUIT_LIMIT, SEND_LIMIT, Verdict};
 use crate::metrics::EmailMetrics;
 use crate::store::email::{self, Claimed, Outcome};
 
@@ -34,6 +34,9 @@ const RECORD_LIMIT: Duration = Duration::from_secs(4);
 /// How long an attempt may take until another process makes the next.
 const LEASE: Duration = Duration::from_secs(60);
 
+/// How long a mail server is waited for when the process stops.
+const DRAIN: Duration = Duration::from_secs(10);
+
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(60 * 60);
 
@@ -41,7 +44,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60 * 60);
 const COUNT_PERIOD: Duration = Duration::from_secs(5);
 
 // Besides, a transaction may take 8 s, and clocks run unevenly.
-const _: () = assert!(LEASE.as_secs() > SEND_LIMIT.as_secs() + RECORD_LIMIT.as_secs() + 2 * 8);
+const _: () =
+    assert!(LEASE.as_secs() > SEND_LIMIT.as_secs() + QUIT_LIMIT.as_secs() + RECORD_LIMIT.as_secs() + 2 * 8);
 
 /// What one step did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +63,7 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Sends until told to stop; what is on its way then is finished first.
+    /// Sends until told to stop; what is on its way then is finished first, if the mail server is quick enough.
     ///
     /// # Errors
     /// A fatal fault.
@@ -73,7 +77,14 @@ impl Sender {
                 () = self.wake.notified() => {}
             }
             while !stop.is_cancelled() {
-                match self.step().await {
+                let step = tokio::select! {
+                    step = self.step() => step,
+                    () = too_late(&stop) => {
+                        warn!("the mail server is slow: what it was given is tried again after its lease");
+                        return Ok(());
+                    }
+                };
+                match step {
                     Ok(Step::Tried(_)) => {}
                     Ok(Step::Idle) => break,
                     Err(Fault::Passing(reason) | Fault::Slow(reason)) => {
@@ -148,6 +159,12 @@ impl Sender {
         })
         .await
     }
+}
+
+/// When a step that is under way has had its time after the signal to stop.
+async fn too_late(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(DRAIN).await;
 }
 
 /// Counts what is not sent, until told to stop.
