@@ -1,0 +1,156 @@
+"""What no schema can tell: whether the objects of one rendering fit each other, and keep to what the theater promises."""
+
+import re
+
+# service-kit: DRAIN_LIMIT, RUNTIME_LIMIT, and what the last spans may take.
+DRAIN_SECS = 25 + 2 + 5
+# What a topic has that the services create.
+PARTITIONS = 12
+
+
+class Rendering:
+    def __init__(self, things):
+        self.things = things
+        self.workloads = self.kind("Deployment", "StatefulSet")
+
+    def kind(self, *kinds):
+        return [thing for thing in self.things if thing["kind"] in kinds]
+
+    def names(self, kind):
+        return {thing["metadata"]["name"] for thing in self.kind(kind)}
+
+    def pods(self, selector):
+        """The workloads whose pods a selector's labels choose."""
+        labels = selector.get("matchLabels", selector)
+        return [workload for workload in self.workloads if labels and labels.items() <= pod(workload)["labels"].items()]
+
+
+def pod(workload):
+    template = workload["spec"]["template"]
+    return {"labels": template["metadata"].get("labels", {}), **template["spec"]}
+
+
+def containers(workload):
+    return pod(workload).get("initContainers", []) + pod(workload)["containers"]
+
+
+def title(thing):
+    return f"{thing['kind']}/{thing['metadata']['name']}"
+
+
+def pinned(all):
+    """An image is one image, today and tomorrow."""
+    for workload in all.workloads:
+        for container in containers(workload):
+            last = container["image"].rpartition("/")[2]
+            if "@sha256:" not in last and (":" not in last or last.endswith(":latest")):
+                yield f"{title(workload)}: the image {container['image']} has no pinned tag"
+
+
+def restricted(all):
+    """A pod may do what a service needs, and no more."""
+    for workload in all.workloads:
+        spec = pod(workload)
+        security = spec.get("securityContext", {})
+        if not security.get("runAsNonRoot") or not security.get("runAsUser"):
+            yield f"{title(workload)}: may run as root"
+        if security.get("seccompProfile") != {"type": "RuntimeDefault"}:
+            yield f"{title(workload)}: may make any system call"
+        if spec.get("automountServiceAccountToken") is not False or spec.get("serviceAccountName", "default") == "default":
+            yield f"{title(workload)}: should have an account of its own without a token"
+        if spec.get("enableServiceLinks") is not False:
+            yield f"{title(workload)}: Services would put variables into its environment"
+        for container in containers(workload):
+            own = container.get("securityContext", {})
+            wanted = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+            if any(own.get(key) != value for key, value in wanted.items()):
+                yield f"{title(workload)}: {container['name']} must have {wanted}"
+            resources = container.get("resources", {})
+            if not {"cpu", "memory"} <= resources.get("requests", {}).keys() or "memory" not in resources.get("limits", {}):
+                yield f"{title(workload)}: {container['name']} must say which CPU and memory it requests, and its limit of memory"
+
+
+def watched(all):
+    """What is broken is seen, what is stopped may finish."""
+    for workload in all.kind("Deployment"):
+        for container in pod(workload)["containers"]:
+            missing = {"startupProbe", "readinessProbe", "livenessProbe"} - container.keys()
+            if missing:
+                yield f"{title(workload)}: {container['name']} has no {', '.join(sorted(missing))}"
+            pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+            grace = pod(workload).get("terminationGracePeriodSeconds", 30)
+            if pause == 0 or grace < pause + DRAIN_SECS:
+                yield f"{title(workload)}: {pause} s of preStop and {DRAIN_SECS} s of draining don't fit into {grace} s"
+
+
+def scaled(all):
+    """Each Deployment is scaled by one thing, which alone sets its replicas; and what moves it leaves some behind."""
+    scalers = {}
+    for scaler in all.kind("HorizontalPodAutoscaler", "ScaledObject"):
+        target = scaler["spec"]["scaleTargetRef"]
+        scalers.setdefault(target["name"], []).append(scaler)
+        if (target.get("kind", "Deployment"), target["name"]) not in {(w["kind"], w["metadata"]["name"]) for w in all.workloads}:
+            yield f"{title(scaler)}: there is no {target['name']} to scale"
+        if scaler["kind"] == "ScaledObject" and scaler["spec"].get("maxReplicaCount", 100) > PARTITIONS:
+            yield f"{title(scaler)}: more replicas than the {PARTITIONS} partitions would stand by"
+    for workload in all.kind("Deployment"):
+        name = workload["metadata"]["name"]
+        if len(scalers.get(name, [])) != 1:
+            yield f"{title(workload)}: is scaled by {[title(scaler) for scaler in scalers.get(name, [])]}"
+        elif "replicas" in workload["spec"]:
+            yield f"{title(workload)}: replicas are {title(scalers[name][0])}'s to set"
+        budgets = [budget for budget in all.kind("PodDisruptionBudget") if workload in all.pods(budget["spec"]["selector"])]
+        if len(budgets) != 1:
+            yield f"{title(workload)}: has {len(budgets)} disruption budgets"
+
+
+def reachable(all):
+    """A Service's port leads somewhere."""
+    for service in all.kind("Service"):
+        chosen = all.pods(service["spec"].get("selector", {}))
+        ports = {port.get("name") for workload in chosen for container in containers(workload) for port in container.get("ports", [])}
+        for port in service["spec"]["ports"]:
+            if len(chosen) != 1 or port["targetPort"] not in ports:
+                yield f"{title(service)}: {port['targetPort']} is a port of none, or of several: {[title(one) for one in chosen]}"
+
+
+def secrets(all):
+    """Those that stand there, and those that operators make."""
+    made = {f"{name}-app" for name in all.names("Cluster")} | all.names("KafkaUser")
+    return all.names("Secret") | made | {f"{name}-cluster-ca-cert" for name in all.names("Kafka")}
+
+
+def settled(all):
+    """Settings come from what exists. A rendering without any Secret is the base, whose overlays bring them."""
+    maps, known = all.names("ConfigMap"), secrets(all)
+    for workload in all.workloads:
+        for container in containers(workload):
+            sources = [source for source in container.get("envFrom", [])]
+            sources += [variable["valueFrom"] for variable in container.get("env", []) if "valueFrom" in variable]
+            for source in sources:
+                wanted = source.get("configMapRef") or source.get("configMapKeyRef")
+                if wanted and wanted["name"] not in maps:
+                    yield f"{title(workload)}: there is no ConfigMap {wanted['name']}"
+                wanted = source.get("secretRef") or source.get("secretKeyRef")
+                if wanted and known and not wanted.get("optional") and wanted["name"] not in known:
+                    yield f"{title(workload)}: there is no Secret {wanted['name']}"
+            yield from unexpanded(workload, container)
+
+
+def unexpanded(workload, container):
+    """$(NAME) stands for a variable that was set before it."""
+    before = set()
+    for variable in container.get("env", []):
+        for name in re.findall(r"\$\((\w+)\)", variable.get("value", "")):
+            if name not in before:
+                yield f"{title(workload)}: {variable['name']} uses $({name}), which is not set before it"
+        before.add(variable["name"])
+
+
+RULES = (pinned, restricted, watched, scaled, reachable, settled)
+
+
+def complaints(things):
+    all = Rendering(things)
+    for rule in RULES:
+        yield from rule(all)
