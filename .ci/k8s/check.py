@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import kubernetes_validate
@@ -19,64 +20,81 @@ import rules
 KUBERNETES = "1.34"
 # Groups that Kubernetes itself serves and that have a dot all the same.
 OWN_GROUPS = ("rbac.authorization.k8s.io", "networking.k8s.io", "storage.k8s.io", "policy", "apps", "batch", "autoscaling")
+# It has nothing to log, and says so.
+STRIMZI = ("java", "-Dslf4j.internal.verbosity=ERROR")
 
 
-def name(thing):
-    return f"{thing['kind']}/{thing['metadata']['name']}"
-
-
-def by_schema(thing):
-    try:
-        kubernetes_validate.validate(thing, KUBERNETES, strict=True)
-    except kubernetes_validate.ValidationError as error:
-        where = "/".join(str(part) for part in error.path)
-        yield f"{where}: {error.message}"
+def by_schema(things):
+    """Complaints about objects of Kubernetes' own kinds, each with its object's number."""
+    for number, thing in enumerate(things):
+        try:
+            kubernetes_validate.validate(thing, KUBERNETES, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            yield number, f"{'/'.join(map(str, error.path))}: {error.message}"
 
 
 def by_program(command, things):
-    """Complaints of a program that is given the objects as JSON, by an object's number."""
+    """Complaints of a program that is given the objects as JSON, each with its object's number."""
     if not things:
-        return []
+        return
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(things, file)
         file.flush()
         said = subprocess.run([*command, file.name], check=True, text=True, stdout=subprocess.PIPE).stdout
-    pairs = (line.split("\t", 1) for line in said.splitlines())
-    return [f"{name(things[int(number)]) if int(number) >= 0 else 'types'}: {what}" for number, what in pairs]
+    for line in said.splitlines():
+        number, what = line.split("\t", 1)
+        yield int(number), what
 
 
-def complaints(things, tools):
-    own, strimzi, others = [], [], []
-    for thing in things:
-        group = thing["apiVersion"].rpartition("/")[0]
-        if not group or group in OWN_GROUPS:
-            own.append(thing)
-        else:
-            (strimzi if group == "kafka.strimzi.io" else others).append(thing)
-    yield from (f"{name(thing)}: {what}" for thing in own for what in by_schema(thing))
-    yield from by_program(["node", f"{tools}/kinds.mjs"], others)
-    yield from by_program(["java", "-cp", f"{tools}/strimzi/*", str(Path(__file__).with_name("Strimzi.java"))], strimzi)
-    yield from rules.complaints(things)
+def judge(thing):
+    group = thing["apiVersion"].rpartition("/")[0]
+    if not group or group in OWN_GROUPS:
+        return "kubernetes"
+    return "strimzi" if group == "kafka.strimzi.io" else "types"
+
+
+def text(thing):
+    return json.dumps(thing, sort_keys=True)
+
+
+def single_complaints(things, tools):
+    """What is wrong with each object by itself, by its text: most are in several renderings, and are looked at once."""
+    judges = {
+        "kubernetes": by_schema,
+        "strimzi": partial(by_program, [*STRIMZI, "-cp", f"{tools}/strimzi/*", str(Path(__file__).with_name("Strimzi.java"))]),
+        "types": partial(by_program, ["node", f"{tools}/kinds.mjs"]),
+    }
+    found = {text(thing): [] for thing in things}
+    for name, complaints in judges.items():
+        mine = [one for one in map(json.loads, found) if judge(one) == name]
+        for number, what in complaints(mine):
+            found[text(mine[number])].append(f"{rules.title(mine[number])}: {what}")
+    return found
+
+
+def report_right(file, things, found):
+    print(f"{file.stem}: {len(things)} objects, {len(found)} complaints")
+    print("".join(f"  {complaint}\n" for complaint in found), end="")
+    return bool(things) and not found
+
+
+def report_wrong(file, found):
+    words = file.read_text().splitlines()[0].removeprefix("# refused: ")
+    right = len(found) == 1 and words in found[0]
+    print(f"{file.stem}: {'refused: ' + found[0] if right else f'must be refused once, for: {words}; but: {found}'}")
+    return right
 
 
 def main(args):
     wrong = args[0] == "--wrong"
     tools, *files = args[wrong:]
-    failed = 0
-    for file in map(Path, files):
-        text = file.read_text()
-        things = [thing for thing in yaml.safe_load_all(text) if thing]
-        found = list(complaints(things, tools))
-        if not wrong:
-            print(f"{file.stem}: {len(things)} objects, {len(found)} complaints")
-            print("".join(f"  {complaint}\n" for complaint in found), end="")
-            failed += bool(found) or not things
-            continue
-        words = text.splitlines()[0].removeprefix("# refused: ")
-        right = len(found) == 1 and words in found[0]
-        print(f"{file.stem}: {'refused: ' + found[0] if right else f'must be refused once, for: {words}; but: {found}'}")
-        failed += not right
-    sys.exit(1 if failed else 0)
+    renderings = {file: [thing for thing in yaml.safe_load_all(file.read_text()) if thing] for file in map(Path, files)}
+    single = single_complaints([thing for things in renderings.values() for thing in things], tools)
+    passed = bool(renderings)
+    for file, things in renderings.items():
+        found = [complaint for thing in things for complaint in single[text(thing)]] + list(rules.complaints(things))
+        passed &= report_wrong(file, found) if wrong else report_right(file, things, found)
+    sys.exit(0 if passed else 1)
 
 
 if __name__ == "__main__":

@@ -71,8 +71,8 @@ try {
 } catch (error) {
   for (const line of error.stdout.split("\n").filter((line) => line.includes("error TS"))) {
     const place = line.match(/(?:^|\/)(\d+)\.ts\(\d+,\d+\): error TS\d+: (.*)$/);
-    if (place) complaints.push([Number(place[1]), place[2]]);
-    else complaints.push([-1, line]);
+    if (!place) throw new Error(`the definitions themselves don't compile: ${line}`);
+    complaints.push([Number(place[1]), place[2]]);
   }
 }
 
