@@ -8,6 +8,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use service_kit::body::Json;
 use service_kit::events::database::{Reading, Transaction};
+use service_kit::events::failpoint::around;
 use service_kit::events::{Acceptance, Claim, Fault, Idempotency, IdempotencyParameter, Outbox};
 use service_kit::fields::{Bounds, Number};
 use service_kit::openapi::{self, schemas};
@@ -20,6 +21,7 @@ use utoipa::openapi::Schema;
 use utoipa::{IntoParams, OpenApi, ToSchema};
 use uuid::Uuid;
 
+use crate::acts;
 use crate::movie::{Answer, Command, Editions, Input, Movie, QTY_MAX};
 use crate::search::{Listing, Place, Query, Sort};
 use crate::store;
@@ -383,7 +385,7 @@ impl Api {
             }
         };
         self.idempotency.save(&mut transaction, &kept).await?;
-        transaction.commit().await?;
+        around(acts::COMMIT_CALL, transaction.commit()).await?;
         self.outbox.wake();
         self.idempotency.count(&answer);
         Ok(answer)

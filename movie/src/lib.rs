@@ -8,7 +8,9 @@
 //! - [`http`]: the vendor's calls.
 //! - [`events`]: placements and cancellations from the log.
 //! - [`config`]: the settings.
+//! - [`acts`]: where the tests let the process die.
 
+pub mod acts;
 pub mod config;
 pub mod events;
 pub mod http;

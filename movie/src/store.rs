@@ -3,11 +3,13 @@
 
 use std::collections::HashMap;
 
+use service_kit::events::failpoint::around;
 use shared_events::{Count, DeliveryId, MovieId, ReservationId};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use crate::acts;
 use crate::movie::{Command, Decision, Delivery, Input, Movie, Outcome, State, Writes};
 
 pub mod catalogue;
@@ -114,27 +116,34 @@ async fn deliveries(
 /// The database's; a movie or delivery that came into being since `load` violates its primary key.
 pub async fn save(connection: &mut PgConnection, writes: &Writes) -> Result<(), sqlx::Error> {
     for movie in &writes.new_movies {
-        insert_movie(connection, movie).await?;
+        around(acts::INSERT, insert_movie(connection, movie)).await?;
     }
-    update_movies(connection, &writes.changed_movies).await?;
-    edit_movies(connection, &writes.edited_movies).await?;
+    if !writes.changed_movies.is_empty() {
+        around(acts::UPDATE, update_movies(connection, &writes.changed_movies)).await?;
+    }
+    if !writes.edited_movies.is_empty() {
+        around(acts::EDIT, edit_movies(connection, &writes.edited_movies)).await?;
+    }
     catalogue::describe(connection, &writes.new_movies).await?;
     catalogue::describe(connection, &writes.edited_movies).await?;
-    insert_decisions(connection, &writes.new_decisions).await?;
+    if !writes.new_decisions.is_empty() {
+        around(acts::DECIDE, insert_decisions(connection, &writes.new_decisions)).await?;
+    }
     if !writes.released.is_empty() {
         let ids: Vec<Uuid> = writes.released.iter().map(|id| id.0).collect();
-        sqlx::query("update decision set outcome = 'RELEASED' where reservation_id = any ($1)")
-            .bind(ids)
-            .execute(&mut *connection)
-            .await?;
+        let released =
+            sqlx::query("update decision set outcome = 'RELEASED' where reservation_id = any ($1)")
+                .bind(ids)
+                .execute(&mut *connection);
+        around(acts::RELEASE, released).await?;
     }
     for (id, delivery) in &writes.new_deliveries {
-        sqlx::query("insert into delivery (id, movie_id, count) values ($1, $2, $3)")
+        let delivered = sqlx::query("insert into delivery (id, movie_id, count) values ($1, $2, $3)")
             .bind(id.0)
             .bind(delivery.movie_id.0)
             .bind(delivery.count.get())
-            .execute(&mut *connection)
-            .await?;
+            .execute(&mut *connection);
+        around(acts::DELIVER, delivered).await?;
     }
     Ok(())
 }
@@ -163,9 +172,6 @@ async fn insert_movie(connection: &mut PgConnection, movie: &Movie) -> Result<()
 
 /// What sales and deliveries change.
 async fn update_movies(connection: &mut PgConnection, movies: &[Movie]) -> Result<(), sqlx::Error> {
-    if movies.is_empty() {
-        return Ok(());
-    }
     let numbers = |field: fn(&Movie) -> i64| movies.iter().map(field).collect::<Vec<_>>();
     sqlx::query(
         "update movie
@@ -186,9 +192,6 @@ async fn update_movies(connection: &mut PgConnection, movies: &[Movie]) -> Resul
 
 /// What the vendor changes. Apart from the sales, which would store a long description anew with every batch.
 async fn edit_movies(connection: &mut PgConnection, movies: &[Movie]) -> Result<(), sqlx::Error> {
-    if movies.is_empty() {
-        return Ok(());
-    }
     sqlx::query(
         "update movie set name = row.name, description = row.description, edition = row.edition
          from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[]) as row (id, name, description, edition)
@@ -207,9 +210,6 @@ async fn insert_decisions(
     connection: &mut PgConnection,
     decisions: &[(ReservationId, Decision)],
 ) -> Result<(), sqlx::Error> {
-    if decisions.is_empty() {
-        return Ok(());
-    }
     // They come in the order of their ids.
     sqlx::query(
         "insert into decision (reservation_id, movie_id, outcome, count)

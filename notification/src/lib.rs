@@ -8,7 +8,9 @@
 //! - [`sender`]: e-mails that are due; [`email`]: what one says; [`mailer`]: the way to the mail server.
 //! - [`http`]: what was told, newest first.
 //! - [`config`]: the settings, and the operator's command; [`metrics`]: what is counted.
+//! - [`acts`]: where the tests let the process die.
 
+pub mod acts;
 pub mod config;
 pub mod email;
 pub mod events;

@@ -8,8 +8,10 @@ use lettre::Message;
 use lettre::message::Mailbox;
 use lettre::transport::smtp::Error;
 use lettre::transport::smtp::client::AsyncSmtpConnection;
+use service_kit::events::failpoint::around;
 use tracing::debug;
 
+use crate::acts;
 use crate::email;
 use crate::notification::Notification;
 use server::SmtpUrl;
@@ -65,7 +67,8 @@ impl Mailer {
 
     async fn deliver(&self, message: &Message) -> Result<AsyncSmtpConnection, Error> {
         let mut connection = self.server.connect(SEND_LIMIT).await?;
-        connection.send(message.envelope(), &message.formatted()).await?;
+        let formatted = message.formatted();
+        around(acts::SEND, connection.send(message.envelope(), &formatted)).await?;
         Ok(connection)
     }
 }

@@ -11,6 +11,7 @@ use backon::{ExponentialBuilder, Retryable};
 use futures_util::future::join_all;
 use service_kit::events::Fault;
 use service_kit::events::database::{self, Transaction};
+use service_kit::events::failpoint::around;
 use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
+use crate::acts;
 use crate::mailer::{Mailer, QUIT_LIMIT, SEND_LIMIT, Verdict};
 use crate::metrics::EmailMetrics;
 use crate::store::email::{self, Claimed, Outcome};
@@ -104,8 +106,8 @@ impl Sender {
     pub async fn step(&self) -> Result<Step, Fault> {
         let claimed = database::bounded(async {
             let mut transaction = Transaction::begin(&self.pool).await?;
-            let claimed = email::claim(&mut transaction, AT_ONCE, LEASE).await?;
-            transaction.commit().await?;
+            let claimed = around(acts::CLAIM, email::claim(&mut transaction, AT_ONCE, LEASE)).await?;
+            around(acts::COMMIT_CLAIM, transaction.commit()).await?;
             Ok(claimed)
         })
         .await?;
@@ -153,8 +155,8 @@ impl Sender {
     async fn record(&self, claimed: &Claimed, outcome: &Outcome) -> Result<bool, Fault> {
         database::bounded(async {
             let mut transaction = Transaction::begin(&self.pool).await?;
-            let recorded = email::record(&mut transaction, claimed, outcome).await?;
-            transaction.commit().await?;
+            let recorded = around(acts::CONCLUDE, email::record(&mut transaction, claimed, outcome)).await?;
+            around(acts::COMMIT_CONCLUSION, transaction.commit()).await?;
             Ok(recorded)
         })
         .await

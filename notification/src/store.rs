@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use service_kit::events::failpoint::around;
 use shared_events::{CancelReason, Count, MovieId, ReservationId, Timestamp};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
@@ -9,6 +10,7 @@ use uuid::Uuid;
 
 pub mod email;
 
+use crate::acts;
 use crate::notification::{Key, Notification, Outcome, State, Status, Writes};
 
 /// Named one by one: a column that a newer replica's migration adds must not change what a prepared
@@ -60,7 +62,7 @@ pub async fn save(
         return Ok(Vec::new());
     }
     // Numbered in the order of the log, inserted in the order of the key.
-    let rows = sqlx::query(
+    let recorded = sqlx::query(
         "with recorded as (
              insert into notification (seq, id, reservation_id, outcome, reason, user_id, user_name, email,
                                        movie_id, movie_name, count, message)
@@ -92,8 +94,8 @@ pub async fn save(
     .bind(new.iter().map(|new| new.count.get()).collect::<Vec<_>>())
     .bind(new.iter().map(|new| new.message.as_str()).collect::<Vec<_>>())
     .bind(emails)
-    .fetch_all(connection)
-    .await?;
+    .fetch_all(connection);
+    let rows = around(acts::RECORD, recorded).await?;
     rows.iter().map(|row| status(row.try_get("outcome")?)).collect()
 }
 

@@ -7,7 +7,9 @@
 //! - [`events`]: outcomes from the log.
 //! - [`http`]: the list, newest first, with what the caller has seen already.
 //! - [`config`]: the settings.
+//! - [`acts`]: where the tests let the process die.
 
+pub mod acts;
 pub mod config;
 pub mod events;
 pub mod http;

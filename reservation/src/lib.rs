@@ -10,7 +10,9 @@
 //! - [`events`]: the movie's answers from the log.
 //! - [`sweeper`]: cancelling what is undecided past its deadline.
 //! - [`config`]: the settings; [`metrics`]: outcomes and how long they took.
+//! - [`acts`]: where the tests let the process die.
 
+pub mod acts;
 pub mod admission;
 pub mod config;
 pub mod events;
@@ -25,6 +27,7 @@ pub mod sweeper;
 use std::net::TcpListener;
 
 use service_kit::events::database::{Reading, Transaction};
+use service_kit::events::failpoint::around;
 use service_kit::events::waiting::Room;
 use service_kit::events::{Fault, Foundation, Idempotency, Needs, Outbox, idempotency};
 use shared_events::{Consumer, ReservationId, Timestamp};
@@ -119,7 +122,7 @@ impl Road {
     pub async fn travel(&self, inputs: &[Input]) -> Result<Writes, Fault> {
         let mut transaction = Transaction::begin(&self.pool).await?;
         let writes = self.decide(&mut transaction, inputs).await?;
-        transaction.commit().await?;
+        around(acts::COMMIT_CALL, transaction.commit()).await?;
         self.committed(&writes);
         Ok(writes)
     }
@@ -136,7 +139,7 @@ impl Road {
         let (writes, answers) = placing::decide(state, &mut kept, placings, Timestamp::now());
         self.save(&mut transaction, &writes).await?;
         self.idempotency.save(&mut transaction, &kept).await?;
-        transaction.commit().await?;
+        around(acts::COMMIT_PLACED, transaction.commit()).await?;
         self.committed(&writes);
         self.idempotency.count(answers.iter().flatten().map(|accepted| &accepted.acceptance));
         Ok(answers)

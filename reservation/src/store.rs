@@ -6,7 +6,9 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use service_kit::events::Fault;
+use service_kit::events::failpoint::around;
 
+use crate::acts;
 use crate::reservation::{Input, Request, Reservation, State, Status, Writes};
 
 /// Named one by one: a column that a newer replica's migration adds must not change what a prepared
@@ -81,13 +83,13 @@ pub async fn first_deadline_secs(connection: &mut PgConnection) -> Result<Option
 /// that it must be decided anew.
 pub async fn save(connection: &mut PgConnection, writes: &Writes, deadline_secs: u32) -> Result<(), Fault> {
     if !writes.new.is_empty() {
-        let inserted = insert(connection, &writes.new, deadline_secs).await?;
+        let inserted = around(acts::INSERT, insert(connection, &writes.new, deadline_secs)).await?;
         if inserted < writes.new.len() as u64 {
             return Err(Fault::Fenced);
         }
     }
     if !writes.changed.is_empty() {
-        update(connection, &writes.changed).await?;
+        around(acts::UPDATE, update(connection, &writes.changed)).await?;
     }
     Ok(())
 }

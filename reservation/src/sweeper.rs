@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use service_kit::events::Fault;
 use service_kit::events::database::{self, Transaction};
+use service_kit::events::failpoint::around;
 use shared_events::Origin;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::reservation::{Command, Input};
-use crate::{Road, store};
+use crate::{Road, acts, store};
 
 /// How often it looks.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -72,7 +73,7 @@ pub async fn step(road: &Road) -> Result<Step, Fault> {
         .collect();
     let state = overdue.into_iter().map(|reservation| (reservation.id, reservation)).collect();
     let writes = road.decide_loaded(&mut transaction, state, &inputs).await?;
-    transaction.commit().await?;
+    around(acts::COMMIT_SWEPT, transaction.commit()).await?;
     road.committed(&writes);
     Ok(Step::Expired(inputs.len()))
 }

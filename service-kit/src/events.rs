@@ -14,13 +14,16 @@
 //! - [`idempotency`]: the answers of accepted calls, kept under their `Idempotency-Key`.
 //! - [`foundation`]: what a service is built from, put together.
 //! - [`waiting`]: callers that wait for what is decided; [`token`]: what a caller has seen.
+//! - [`failpoint`], [`acts`]: where the tests let a process die.
 //! - [`stages`]: running all of that until told to stop, and stopping it in order.
 
+pub mod acts;
 pub mod assignment;
 pub mod config;
 pub mod consumer;
 pub mod database;
 pub mod dead_letter;
+pub mod failpoint;
 pub mod fault;
 pub mod foundation;
 pub mod idempotency;

@@ -2,11 +2,13 @@
 
 use service_kit::events::Fault;
 use service_kit::events::database::Transaction;
+use service_kit::events::failpoint::around;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Postgres, QueryBuilder, Row};
 use uuid::Uuid;
 
 use super::{movie, movie_columns, select_movie};
+use crate::acts;
 use crate::movie::Movie;
 use crate::search::{Condition, Listing, Place, Query, Sort, Text};
 
@@ -27,7 +29,7 @@ pub(super) async fn describe(connection: &mut PgConnection, movies: &[Movie]) ->
         names.push(text.name);
         words.push(text.words.join(" "));
     }
-    sqlx::query(
+    let described = sqlx::query(
         "insert into movie_text (seq, edition, name, words)
          select movie.seq, row.edition, row.name, array_to_tsvector(string_to_array(row.words, ' '))
          from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[]) as row (id, edition, name, words)
@@ -40,8 +42,8 @@ pub(super) async fn describe(connection: &mut PgConnection, movies: &[Movie]) ->
     .bind(movies.iter().map(|movie| movie.edition).collect::<Vec<_>>())
     .bind(names)
     .bind(words)
-    .execute(connection)
-    .await?;
+    .execute(connection);
+    around(acts::DESCRIBE, described).await?;
     Ok(())
 }
 
@@ -65,7 +67,7 @@ pub async fn fill(pool: &PgPool) -> Result<(), Fault> {
         .await?;
         let movies = rows.iter().map(movie).collect::<Result<Vec<_>, _>>()?;
         describe(&mut transaction, &movies).await?;
-        transaction.commit().await?;
+        around(acts::COMMIT_FILLED, transaction.commit()).await?;
         match movies.last() {
             Some(movie) => last = movie.id.0,
             None => return Ok(()),

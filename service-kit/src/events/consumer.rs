@@ -19,7 +19,9 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::acts;
 use super::assignment::{Assigned, Assignments};
+use super::failpoint::within;
 use super::kafka::Kafka;
 use super::metrics::EventMetrics;
 use super::outbox::Outbox;
@@ -287,7 +289,7 @@ impl<H: EventHandler> Receiver<H> {
     fn tick(&self) -> anyhow::Result<()> {
         let hints = self.hints();
         if hints.count() > 0
-            && let Err(error) = self.consumer.commit(&hints, CommitMode::Async)
+            && let Err(error) = within(acts::HINT, || self.consumer.commit(&hints, CommitMode::Async))
         {
             debug!(%error, "the hint for lag tools was not taken");
         }
@@ -337,7 +339,8 @@ impl<H: EventHandler> Receiver<H> {
         let hints = self.hints();
         let consumer = self.consumer;
         let farewell = tokio::task::spawn_blocking(move || {
-            if hints.count() > 0 && consumer.commit(&hints, CommitMode::Async).is_err() {
+            if hints.count() > 0 && within(acts::HINT, || consumer.commit(&hints, CommitMode::Async)).is_err()
+            {
                 debug!("the last hint for lag tools was not taken");
             }
             drop(consumer);

@@ -11,7 +11,9 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool, Postgres};
 use tracing::warn;
 
+use super::acts;
 use super::config::EventsConfig;
+use super::failpoint::around;
 use super::fault::Fault;
 
 /// How long a caller waits for a free connection before the database counts as away.
@@ -71,8 +73,10 @@ async fn migrate(url: &PgConnectOptions, name: &str, service: &Migrator) -> anyh
         .await?;
     let mut runtime = Migrator::with_migrations(RUNTIME.iter().cloned().collect());
     runtime.dangerous_set_table_name("_runtime_migrations");
-    runtime.run(&mut connection).await.context("migrating the runtime's tables")?;
-    service.run(&mut connection).await.context("migrating the service's tables")?;
+    let migrated = runtime.run(&mut connection);
+    around(acts::MIGRATE_RUNTIME, migrated).await.context("migrating the runtime's tables")?;
+    let migrated = service.run(&mut connection);
+    around(acts::MIGRATE_SERVICE, migrated).await.context("migrating the service's tables")?;
     connection.close().await?;
     Ok(())
 }

@@ -27,7 +27,9 @@ use tracing::warn;
 use utoipa::IntoParams;
 use utoipa::openapi::Schema;
 
+use super::acts;
 use super::database;
+use super::failpoint::around;
 use super::fault::Fault;
 use crate::openapi::schemas;
 use crate::problem::Problem;
@@ -243,7 +245,7 @@ impl Idempotency {
         if new.is_empty() {
             return Ok(());
         }
-        let saved = store::save(connection, &new, self.ttl_secs).await?;
+        let saved = around(acts::KEEP, store::save(connection, &new, self.ttl_secs)).await?;
         if saved == new.len() as u64 { Ok(()) } else { Err(Fault::Fenced) }
     }
 

@@ -15,8 +15,10 @@ use tokio::sync::OnceCell;
 use tokio::time::{interval, timeout};
 use tracing::{info, warn};
 
+use super::acts;
 use super::config::EventsConfig;
 use super::dead_letter::TOPIC_LIMIT_BYTES;
+use super::failpoint::around;
 
 /// How long one request about topics may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -153,7 +155,9 @@ impl Kafka {
             })
             .collect();
         let options = AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT));
-        for result in admin.create_topics(&topics, &options).await? {
+        // The client's call sends the request before it is awaited.
+        let created = async { admin.create_topics(&topics, &options).await };
+        for result in around(acts::CREATE_TOPICS, created).await? {
             match result {
                 Ok(name) => info!(topic = name, partitions = self.partitions, "created a topic"),
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}

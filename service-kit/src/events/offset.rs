@@ -4,6 +4,8 @@
 
 use sqlx::{PgConnection, Row};
 
+use super::acts;
+use super::failpoint::around;
 use super::fault::Fault;
 
 /// The position of one consumer in one partition.
@@ -25,7 +27,7 @@ pub async fn read(
     topic: &str,
     partitions: &[i32],
 ) -> Result<Vec<(i32, Position)>, sqlx::Error> {
-    sqlx::query(
+    let insert = sqlx::query(
         "insert into consumer_offset (consumer, topic, partition, next)
          select $1, $2, partition, 0 from unnest($3::integer[]) partition order by partition
          on conflict do nothing",
@@ -33,8 +35,8 @@ pub async fn read(
     .bind(consumer)
     .bind(topic)
     .bind(partitions)
-    .execute(&mut *connection)
-    .await?;
+    .execute(&mut *connection);
+    around(acts::FIRST_POSITIONS, insert).await?;
     let rows = sqlx::query(
         "select partition, next, last_record from consumer_offset
          where consumer = $1 and topic = $2 and partition = any ($3)",

@@ -10,6 +10,8 @@ use shared_events::{Event, EventId, Header, Origin, Topics, encode, envelope};
 use sqlx::PgConnection;
 use tokio::sync::Notify;
 
+use super::acts;
+use super::failpoint::around;
 use super::fault::Fault;
 
 /// Shards for events: each has one relay at a time, so this bounds how many send at once. A movie's
@@ -59,6 +61,9 @@ impl Outbox {
         connection: &mut PgConnection,
         events: &[(Event, Origin)],
     ) -> Result<(), Fault> {
+        if events.is_empty() {
+            return Ok(());
+        }
         let rows: Vec<_> = events.iter().map(|(event, origin)| self.row(event, origin)).collect();
         for row in &rows {
             let bytes = row.payload.as_ref().map_or(0, Vec::len) + row.headers.len();
@@ -68,7 +73,7 @@ impl Outbox {
                 )));
             }
         }
-        Ok(insert(connection, &rows).await?)
+        Ok(around(acts::LEAVE, insert(connection, &rows)).await?)
     }
 
     fn row(&self, event: &Event, origin: &Origin) -> NewRow {
@@ -105,9 +110,6 @@ fn shard_of(key: &[u8]) -> i16 {
 /// # Errors
 /// The database's.
 pub async fn insert(connection: &mut PgConnection, rows: &[NewRow]) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(());
-    }
     sqlx::query(
         "insert into outbox (shard, topic, key, headers, payload)
          select shard, topic, key, headers, payload

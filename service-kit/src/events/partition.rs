@@ -12,9 +12,11 @@ use sqlx::{PgConnection, PgPool};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{Instrument, Span, debug_span, error, info_span, warn};
 
+use super::acts;
 use super::assignment::{Assigned, start_offset};
 use super::database::{self, Reading, Transaction};
 use super::dead_letter;
+use super::failpoint::around;
 use super::fault::Fault;
 use super::metrics::EventMetrics;
 use super::offset::{self, Position};
@@ -318,11 +320,12 @@ impl<H: EventHandler> Partition<H> {
         let sorted = Sorted::new(items, poison, &span);
 
         let work = async {
-            let mut transaction = Transaction::begin(&shared.pool).await?;
+            let mut transaction = around(acts::BEGIN, Transaction::begin(&shared.pool)).await?;
             let effects = if sorted.deliveries.is_empty() {
                 None
             } else {
-                Some(shared.handler.apply(&mut transaction, &sorted.deliveries).await?)
+                let applied = shared.handler.apply(&mut transaction, &sorted.deliveries);
+                Some(around(acts::APPLY, applied).await?)
             };
             let letters: Vec<_> = sorted
                 .dead
@@ -331,10 +334,14 @@ impl<H: EventHandler> Partition<H> {
                     dead_letter::row(&shared.dead_letters, &shared.topic, shared.consumer, record, reason)
                 })
                 .collect();
-            outbox::insert(&mut transaction, &letters).await?;
+            if !letters.is_empty() {
+                around(acts::BURY, outbox::insert(&mut transaction, &letters)).await?;
+            }
             let (topic, partition) = (&shared.topic, self.partition);
-            offset::advance(&mut transaction, shared.consumer, topic, partition, self.next, &to).await?;
-            transaction.commit().await?;
+            let advanced =
+                offset::advance(&mut transaction, shared.consumer, topic, partition, self.next, &to);
+            around(acts::ADVANCE, advanced).await?;
+            around(acts::COMMIT, transaction.commit()).await?;
             Ok(effects)
         };
         let effects = database::bounded(work).instrument(span.clone()).await?;

@@ -23,7 +23,9 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::acts;
 use super::dead_letter::{CUT, OWN_HEADERS};
+use super::failpoint::{around, within};
 use super::kafka::Kafka;
 use super::metrics::EventMetrics;
 use super::outbox::{DEAD_LETTER_SHARD, EVENT_SHARDS, Outbox, headers_from_text};
@@ -233,7 +235,7 @@ impl Relay {
         let mut deliveries = VecDeque::with_capacity(rows.len());
         for row in &rows {
             let delivery = loop {
-                match send(&producer, row) {
+                match within(acts::SEND, || send(&producer, row)) {
                     Ok(delivery) => break delivery,
                     Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => {
                         self.settle(connection, &mut touch, deliveries.pop_front()).await?;
@@ -244,9 +246,9 @@ impl Relay {
             deliveries.push_back((delivery, row));
         }
         while let Some(delivery) = deliveries.pop_front() {
-            self.settle(connection, &mut touch, Some(delivery)).await?;
+            around(acts::ACKNOWLEDGE, self.settle(connection, &mut touch, Some(delivery))).await?;
         }
-        delete(connection, self.shard, &rows).await?;
+        around(acts::DELETE, delete(connection, self.shard, &rows)).await?;
         self.metrics.outbox_sent.inc_by(rows.len() as u64);
         Ok(Step::Sent(rows.len()))
     }
@@ -303,7 +305,7 @@ impl Relay {
             return too_large;
         }
         if self.shard == DEAD_LETTER_SHARD {
-            if let Err(error) = cut(connection, self.shard, row).await {
+            if let Err(error) = around(acts::CUT, cut(connection, self.shard, row)).await {
                 return error;
             }
             warn!(

@@ -8,7 +8,9 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
 
 use super::{Acceptance, Entry, Kept, Place};
+use crate::events::acts;
 use crate::events::database::Transaction;
+use crate::events::failpoint::around;
 use crate::events::fault::Fault;
 
 /// What is kept in these places.
@@ -86,7 +88,7 @@ pub(super) async fn save(
 /// how many.
 pub(super) async fn purge(pool: &PgPool, limit: i64) -> Result<u64, Fault> {
     let mut transaction = Transaction::begin(pool).await?;
-    let purged = sqlx::query(
+    let purge = sqlx::query(
         "with expired as (
              select scope, key from idempotency where expires_at <= now()
              order by expires_at limit $1 for update skip locked)
@@ -94,8 +96,8 @@ pub(super) async fn purge(pool: &PgPool, limit: i64) -> Result<u64, Fault> {
          where idempotency.scope = expired.scope and idempotency.key = expired.key",
     )
     .bind(limit)
-    .execute(&mut *transaction)
-    .await?;
-    transaction.commit().await?;
+    .execute(&mut *transaction);
+    let purged = around(acts::PURGE, purge).await?;
+    around(acts::PURGE_COMMIT, transaction.commit()).await?;
     Ok(purged.rows_affected())
 }
