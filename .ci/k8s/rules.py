@@ -38,6 +38,14 @@ def title(thing):
     return f"{thing['kind']}/{thing['metadata']['name']}"
 
 
+def together(all):
+    """All of it lies in one namespace: a component may forget to say so."""
+    spaces = all.names("Namespace")
+    for thing in all.things:
+        if thing["kind"] != "Namespace" and thing["metadata"].get("namespace") not in spaces:
+            yield f"{title(thing)}: lies in {thing['metadata'].get('namespace')}, not in {', '.join(spaces)}"
+
+
 def pinned(all):
     """An image is one image, today and tomorrow."""
     for workload in all.workloads:
@@ -147,7 +155,7 @@ def unexpanded(workload, container):
         before.add(variable["name"])
 
 
-RULES = (pinned, restricted, watched, scaled, reachable, settled)
+RULES = (together, pinned, restricted, watched, scaled, reachable, settled)
 
 
 def complaints(things):
