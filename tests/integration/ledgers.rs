@@ -7,8 +7,7 @@ use anyhow::{Context, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
-use sqlx::{Connection, PgConnection};
-use theater_tests::log::{self, Entry};
+use theater_tests::log;
 use theater_tests::{Api, Environment, Setup, Theater, checks, eventually};
 use uuid::Uuid;
 
@@ -86,100 +85,4 @@ async fn edit(api: &Api, movie: Uuid, call: usize) -> anyhow::Result<()> {
         Ok(())
     })
     .await
-}
-
-pub(crate) async fn what_commits_late_is_sent(environment: &Environment) -> anyhow::Result<()> {
-    let theater = Theater::start(environment, Setup::default()).await?;
-    let movie = theater.api.publish(100).await?;
-    let first = theater.api.reserve(movie, 1).await?;
-    theater.api.delete(&format!("/reservations/{first}")).await?;
-    checks::at_rest(&theater.stage, SOON).await?;
-    let topic = format!("{}reservations", theater.stage.prefix);
-    let log = log::read(&theater.stage.bootstrap, &topic).await?;
-    let event = log.iter().find(|entry| entry.event_type() == "ReservationCancelled").context("cancelled")?;
-
-    // Drawn now, committed last.
-    let mut late = Writer::begin(&theater, &topic, event).await?;
-    let mut never = Writer::begin(&theater, &topic, event).await?;
-    let (late_ids, never_ids) = (late.write().await?, never.write().await?);
-    for _ in 0..20 {
-        theater.api.reserve(movie, 1).await?;
-    }
-    eventually("later events are sent", SOON, async || {
-        let sent = log::read(&theater.stage.bootstrap, &topic).await?;
-        let placed = sent.iter().filter(|entry| entry.event_type() == "ReservationPlaced").count();
-        ensure!(placed == 21, "{placed} of 21");
-        ensure!(count(&sent, &late_ids) == 0, "what is not committed was sent");
-        Ok(())
-    })
-    .await?;
-    let drawn =
-        checks::count(&theater.stage.reservation_url, "select last_value from outbox_seq_seq").await?;
-    ensure!(drawn >= late.last_seq + 20, "seq {} was to be low; {drawn} are drawn", late.last_seq);
-
-    late.transaction("commit").await?;
-    never.transaction("rollback").await?;
-    theater.api.reserve(movie, 1).await?;
-    checks::at_rest(&theater.stage, SOON).await?;
-    let sent = log::read(&theater.stage.bootstrap, &topic).await?;
-    ensure!(count(&sent, &late_ids) == late_ids.len(), "a row that was committed late is lost");
-    ensure!(count(&sent, &never_ids) == 0, "a row that was rolled back was sent");
-    checks::invariants(&theater.stage, &theater.api).await?;
-    theater.stop().await
-}
-
-fn count(log: &[Entry], ids: &[String]) -> usize {
-    log.iter().filter(|entry| entry.header("ce_id").is_some_and(|id| ids.contains(&id))).count()
-}
-
-/// A transaction of the reservation service that takes its time.
-struct Writer<'a> {
-    connection: PgConnection,
-    topic: &'a str,
-    event: &'a Entry,
-    last_seq: i64,
-}
-
-impl<'a> Writer<'a> {
-    async fn begin(theater: &Theater, topic: &'a str, event: &'a Entry) -> anyhow::Result<Self> {
-        let connection = PgConnection::connect(&theater.stage.reservation_url).await?;
-        let mut writer = Self { connection, topic, event, last_seq: 0 };
-        writer.transaction("begin").await?;
-        Ok(writer)
-    }
-
-    async fn transaction(&mut self, what: &'static str) -> anyhow::Result<()> {
-        sqlx::raw_sql(what).execute(&mut self.connection).await?;
-        Ok(())
-    }
-
-    /// An event that changes nothing, for each shard: every relay has to find one.
-    async fn write(&mut self) -> anyhow::Result<Vec<String>> {
-        let mut ids = Vec::new();
-        for shard in 0..service_kit::events::outbox::EVENT_SHARDS {
-            let id = Uuid::now_v7().to_string();
-            let headers: Vec<_> = self
-                .event
-                .headers
-                .iter()
-                .filter_map(|(name, _)| {
-                    let value = if name == "ce_id" { Some(id.clone()) } else { self.event.header(name) };
-                    Some([name.clone(), value?])
-                })
-                .collect();
-            self.last_seq = sqlx::query_scalar(
-                "insert into outbox (shard, topic, key, headers, payload) values ($1, $2, $3, $4, $5)
-                 returning seq",
-            )
-            .bind(shard)
-            .bind(self.topic)
-            .bind(self.event.key.as_deref())
-            .bind(json!(headers).to_string())
-            .bind(self.event.value.as_deref())
-            .fetch_one(&mut self.connection)
-            .await?;
-            ids.push(id);
-        }
-        Ok(ids)
-    }
 }

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use theater_tests::{runner, tests};
+use theater_tests::runner::{self, Test};
+use theater_tests::tests;
 
 mod away;
 mod bad;
@@ -15,28 +16,37 @@ mod described;
 mod edge;
 mod email;
 mod endings;
+mod holder;
 mod http_surface;
 mod idempotency;
 mod ledgers;
+mod locks;
 mod look;
 mod narrow;
 mod observability;
 mod paging;
 mod poison;
+mod positions;
 mod prometheus;
 mod raw;
 mod recreated;
+mod relay;
 mod repeats;
 mod streams;
+mod together;
 mod waiting;
 
 fn main() -> ExitCode {
-    let tests = tests![
-        away::kafka,
-        away::postgres,
+    let mut tests = on_the_surface();
+    tests.extend(underneath());
+    runner::run(tests, 2)
+}
+
+/// Calls, and what they show.
+fn on_the_surface() -> Vec<Test> {
+    tests![
         bad_requests::bytes_that_are_no_request_are_refused,
         bad_requests::fields_are_named_with_their_bounds,
-        capacity::two_replicas_sell_exactly_what_there_is,
         catalogue::movies_are_found,
         catalogue::movies_are_sorted_and_chosen,
         catalogue::sales_leave_the_texts_alone,
@@ -54,12 +64,6 @@ fn main() -> ExitCode {
         edge::heads_are_bounded,
         edge::pages_of_other_origins_call_if_they_may,
         edge::slow_clients_harm_nobody,
-        email::a_mail_server_that_is_away_holds_nobody,
-        email::each_outcome_is_told_once,
-        email::two_replicas_send_each_once,
-        email::what_failed_is_sent_at_the_operators_command,
-        endings::cancelled_in_the_moment_of_placing,
-        endings::deadlines_pass_while_the_movie_is_away,
         http_surface::movies_are_delivered_and_edited,
         http_surface::movies_are_published_and_shown,
         http_surface::reservations_are_cancelled_and_told,
@@ -73,27 +77,49 @@ fn main() -> ExitCode {
         idempotency::many_at_once_in_one_replica,
         idempotency::many_at_once_in_two_replicas,
         idempotency::opposite_orders_do_not_block,
-        ledgers::are_unbroken_under_load,
-        ledgers::what_commits_late_is_sent,
-        narrow::events_that_fit_are_sent,
         observability::a_collector_sees_the_whole_saga,
         observability::metrics_tell_what_happened,
         observability::one_trace_covers_a_saga,
         paging::no_old_row_is_missed_or_repeated_while_rows_arrive,
-        poison::in_the_reservations,
-        poison::in_the_movies,
-        poison::within_a_batch,
-        poison::a_header_whose_name_is_not_text,
-        poison::behind_the_markers_of_transactions,
-        poison::over_the_limit_of_its_topic,
-        recreated::a_log_made_anew_is_held,
-        repeats::every_record_again_changes_nothing,
         streams::a_client_that_comes_back_is_told_what_is_newer,
         streams::a_stop_waits_for_no_stream,
         streams::each_client_sees_its_own_reservation_end,
         waiting::any_replica_can_answer,
         waiting::the_outcome_is_told_in_time,
         waiting::what_is_not_decided_in_time_is_accepted,
-    ];
-    runner::run(tests, 2)
+    ]
+}
+
+/// Events, faults, and what must hold.
+fn underneath() -> Vec<Test> {
+    tests![
+        away::kafka,
+        away::postgres,
+        capacity::two_replicas_sell_exactly_what_there_is,
+        email::a_mail_server_that_is_away_holds_nobody,
+        email::each_outcome_is_told_once,
+        email::two_replicas_send_each_once,
+        email::what_failed_is_sent_at_the_operators_command,
+        endings::cancelled_in_the_moment_of_placing,
+        endings::deadlines_pass_while_the_movie_is_away,
+        ledgers::are_unbroken_under_load,
+        locks::are_taken_in_the_order_of_the_ids,
+        locks::the_sweeper_waits_for_nobody,
+        narrow::events_that_fit_are_sent,
+        poison::in_the_reservations,
+        poison::in_the_movies,
+        poison::within_a_batch,
+        poison::a_header_whose_name_is_not_text,
+        poison::behind_the_markers_of_transactions,
+        poison::over_the_limit_of_its_topic,
+        positions::an_owner_who_lost_it_writes_nothing,
+        positions::two_owners_of_everything,
+        recreated::a_log_made_anew_is_held,
+        relay::a_shard_is_sent_by_its_owner_in_the_order_of_its_rows,
+        relay::what_commits_late_is_sent,
+        relay::what_is_sent_again_is_the_same,
+        repeats::every_record_again_changes_nothing,
+        together::what_a_batch_writes,
+        together::what_a_call_writes,
+    ]
 }

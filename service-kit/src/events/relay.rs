@@ -35,7 +35,7 @@ const BATCH_ROWS: i64 = 1_000;
 const BATCH_BYTES: i64 = 8 * 1024 * 1024;
 
 /// The first number of the advisory lock; the second is the shard.
-const LOCK_CLASS: i32 = 0x6f75_7462;
+pub const LOCK_CLASS: i32 = 0x6f75_7462;
 
 /// How often the owner's session is heard of while acknowledgements are awaited.
 const TOUCH: Duration = Duration::from_secs(1);
