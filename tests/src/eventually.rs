@@ -1,5 +1,6 @@
 //! Waiting for something to hold, never for time to pass.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -7,6 +8,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// How often it looks.
 const PERIOD: Duration = Duration::from_millis(25);
+
+/// Seconds that nobody waits longer than, whatever the limit: for runs in which much is expected to fail.
+const PATIENCE: &str = "THEATER_TEST_PATIENCE_SECS";
+
+static PATIENCE_MAX: LazyLock<Option<Duration>> = LazyLock::new(|| {
+    let secs = std::env::var(PATIENCE).ok()?;
+    Some(Duration::from_secs(secs.parse().unwrap_or_else(|_| panic!("{PATIENCE} is a number, not {secs}"))))
+});
 
 /// Asks again until `check` answers, at most for `limit`.
 ///
@@ -17,6 +26,7 @@ pub async fn eventually<T>(
     limit: Duration,
     mut check: impl AsyncFnMut() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
+    let limit = PATIENCE_MAX.map_or(limit, |patience| limit.min(patience));
     let began = Instant::now();
     let mut tick = interval(PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

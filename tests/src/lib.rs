@@ -11,6 +11,7 @@
 //! - [`mail`]: a mail server, and what it was sent.
 //! - [`eventually()`]: waiting for something, with a deadline.
 //! - [`checks`]: what must hold of any theater at rest; [`promise`]: of every record that a service writes.
+//! - [`mutants`]: deliberately wrong versions of the services, and the tests that notice each.
 //! - [`simulation`]: the saga on maps and lists, under every misfortune that a seed can think of.
 
 pub mod api;
@@ -20,6 +21,7 @@ mod eventually;
 pub mod fleet;
 pub mod log;
 pub mod mail;
+pub mod mutants;
 pub mod promise;
 pub mod records;
 pub mod runner;

@@ -346,4 +346,25 @@ mod tests {
         assert_eq!(start_offset(&position(7, Some("id:x"))), Offset::Offset(6));
         assert_eq!(start_offset(&position(7, None)), Offset::Offset(7), "set by an operator");
     }
+
+    #[test]
+    fn an_assignment_ends_with_its_queue() {
+        let (assigned, _received) = mpsc::unbounded_channel();
+        let metrics = EventMetrics::new(&prometheus::Registry::new()).unwrap();
+        let database = PgConnectOptions::new();
+        let assignments =
+            Assignments::new("t", "movie", database, metrics, Arc::default(), assigned).unwrap();
+        let assign = || {
+            assignments.add(3, None);
+            Arc::clone(&assignments.slots()[&3].queue)
+        };
+        let first = assign();
+        let mut revoked = TopicPartitionList::new();
+        revoked.add_partition("t", 3);
+        assignments.revoke(&revoked);
+        assert!(first.is_closed() && assignments.slots().is_empty());
+        let (second, third) = (assign(), assign());
+        assert!(second.is_closed(), "assigned again without having been revoked");
+        assert!(!third.is_closed());
+    }
 }
