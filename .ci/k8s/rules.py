@@ -97,8 +97,9 @@ def scaled(all):
     for scaler in all.kind("HorizontalPodAutoscaler", "ScaledObject"):
         target = scaler["spec"]["scaleTargetRef"]
         scalers.setdefault(target["name"], []).append(scaler)
-        if (target.get("kind", "Deployment"), target["name"]) not in {(w["kind"], w["metadata"]["name"]) for w in all.workloads}:
-            yield f"{title(scaler)}: there is no {target['name']} to scale"
+        wanted = f"{target.get('kind', 'Deployment')}/{target['name']}"
+        if wanted not in map(title, all.workloads):
+            yield f"{title(scaler)}: there is no {wanted} to scale"
         if scaler["kind"] == "ScaledObject" and scaler["spec"].get("maxReplicaCount", 100) > PARTITIONS:
             yield f"{title(scaler)}: more replicas than the {PARTITIONS} partitions would stand by"
     for workload in all.kind("Deployment"):
