@@ -3,9 +3,6 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, ensure};
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use reqwest::{Method, StatusCode};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use theater_tests::theater::Stage;
@@ -84,23 +81,4 @@ pub(crate) async fn metric(port: u16, name: &str, labels: &str) -> anyhow::Resul
         }
     }
     Ok(sum)
-}
-
-/// Who may create and delete topics.
-pub(crate) fn admin(bootstrap: &str) -> anyhow::Result<AdminClient<DefaultClientContext>> {
-    Ok(ClientConfig::new().set("bootstrap.servers", bootstrap).create()?)
-}
-
-/// Creates a topic of one partition.
-pub(crate) async fn create_topic(
-    bootstrap: &str,
-    name: &str,
-    settings: &[(&str, &str)],
-) -> anyhow::Result<()> {
-    let new = NewTopic::new(name, 1, TopicReplication::Fixed(-1));
-    let new = settings.iter().fold(new, |new, (setting, value)| new.set(setting, value));
-    for created in admin(bootstrap)?.create_topics(&[new], &AdminOptions::new()).await? {
-        created.map_err(|(name, error)| anyhow::anyhow!("{name}: {error}"))?;
-    }
-    Ok(())
 }

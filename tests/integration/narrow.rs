@@ -6,9 +6,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use theater_tests::theater::Stage;
-use theater_tests::{Environment, Setup, Theater, checks};
-
-use crate::look::create_topic;
+use theater_tests::{Environment, Setup, Theater, checks, topics};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -20,7 +18,7 @@ pub(crate) async fn events_that_fit_are_sent(environment: &Environment) -> anyho
     let stage = Stage::new(environment.bootstrap(), &environment.admin_url(), &setup()).await?;
     for topic in ["reservations", "movies"] {
         let name = format!("{}{topic}", stage.prefix);
-        create_topic(&stage.bootstrap, &name, &[("max.message.bytes", "4000")]).await?;
+        topics::create(&stage.bootstrap, &name, &[("max.message.bytes", "4000")]).await?;
     }
     let theater = Theater::start_on(stage, 1).await?;
     let movie = theater.api.publish(150).await?;

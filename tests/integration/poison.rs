@@ -7,11 +7,11 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use theater_tests::log::{self, Entry};
 use theater_tests::theater::Stage;
-use theater_tests::{Environment, Setup, Theater, checks, eventually, records};
+use theater_tests::{Environment, Setup, Theater, checks, eventually, records, topics};
 use uuid::Uuid;
 
 use crate::bad::{ALL, Bad, RESERVATION, allocated, broken, bytes, confirmed, letters, place, placed};
-use crate::look::{create_topic, metric};
+use crate::look::metric;
 use crate::raw;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -236,7 +236,7 @@ pub(crate) async fn over_the_limit_of_its_topic(environment: &Environment) -> an
     let stage = Stage::new(environment.bootstrap(), &environment.admin_url(), &setup()).await?;
     let topic = format!("{}reservations", stage.prefix);
     let narrow = format!("{topic}.dlq");
-    create_topic(&stage.bootstrap, &narrow, &[("max.message.bytes", "2000")]).await?;
+    topics::create(&stage.bootstrap, &narrow, &[("max.message.bytes", "2000")]).await?;
     let theater = Theater::start_on(stage, 1).await?;
     let stage = &theater.stage;
     let movie = theater.api.publish(100).await?;

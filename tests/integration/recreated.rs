@@ -8,7 +8,7 @@ use rdkafka::admin::AdminOptions;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use theater_tests::theater::Stage;
-use theater_tests::{Environment, Setup, Theater, checks, eventually, log, records};
+use theater_tests::{Environment, Setup, Theater, checks, eventually, log, records, topics};
 use uuid::Uuid;
 
 use crate::bad::{allocated, bytes, placed};
@@ -109,15 +109,13 @@ async fn positions(stage: &Stage) -> anyhow::Result<Vec<(i64, Option<String>)>> 
 
 /// Deletes the topic, makes it again, and fills it with records that would change every service.
 async fn make_anew(stage: &Stage, topic: &str, movie: Uuid, count: i64) -> anyhow::Result<()> {
-    let admin = look::admin(&stage.bootstrap)?;
+    let admin = topics::admin(&stage.bootstrap)?;
     for deleted in admin.delete_topics(&[topic], &AdminOptions::new()).await? {
         deleted.map_err(|(name, error)| anyhow::anyhow!("{name}: {error}"))?;
     }
     // Its name is free once the broker has forgotten it.
-    eventually("the topic is made again", SOON, async || {
-        look::create_topic(&stage.bootstrap, topic, &[]).await
-    })
-    .await?;
+    eventually("the topic is made again", SOON, async || topics::create(&stage.bootstrap, topic, &[]).await)
+        .await?;
     let producer = records::producer(&stage.bootstrap)?;
     for place in 0..count {
         let id = Uuid::now_v7();

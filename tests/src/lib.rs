@@ -7,7 +7,7 @@
 //! - [`environment`], [`servers`]: where Kafka and PostgreSQL come from.
 //! - [`theater`]: replicas of the five services inside the process; [`fleet`]: as processes to be killed.
 //! - [`api`]: the calls of a vendor and a customer; [`log`]: what lies in a topic; [`records`]: making
-//!   records by hand.
+//!   records by hand; [`topics`]: making topics.
 //! - [`mail`]: a mail server, and what it was sent.
 //! - [`eventually()`]: waiting for something, with a deadline.
 //! - [`checks`]: what must hold of any theater at rest; [`promise`]: of every record that a service writes.
@@ -28,6 +28,7 @@ pub mod runner;
 pub mod servers;
 pub mod simulation;
 pub mod theater;
+pub mod topics;
 
 pub use api::Api;
 pub use environment::Environment;
