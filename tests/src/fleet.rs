@@ -1,8 +1,11 @@
-//! The five services as processes, to be killed, frozen and started again.
+//! The five services as processes, to be killed, frozen, crashed at a failpoint, and started again.
 
+pub mod crash;
 pub mod service;
 
-use std::path::Path;
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
@@ -10,6 +13,7 @@ use anyhow::{Context, ensure};
 use theater_infra::port;
 use theater_infra::supervise::{Child, Program, Scratch, Signal};
 
+use self::crash::{DIES_AT, ORDERS, last_words};
 use crate::theater::Stage;
 use crate::{Api, eventually, promise};
 
@@ -25,6 +29,8 @@ pub struct Member {
     pub service: &'static str,
     pub port: u16,
     child: Option<Child>,
+    /// Where it hears at which failpoint it is to die.
+    orders: PathBuf,
     /// How often it was started, for the name of its log.
     starts: usize,
 }
@@ -43,20 +49,41 @@ impl Fleet {
     /// # Errors
     /// A process that doesn't become ready.
     pub async fn start(binary: &'static str, stage: Stage, replicas: usize) -> anyhow::Result<Self> {
-        let scratch = Scratch::new(&std::env::temp_dir(), "theater-fleet")?;
-        let mut fleet = Self { api: Api::new("")?, stage, members: Vec::new(), binary, scratch };
-        for service in SERVICES.into_iter().flat_map(|service| vec![service; replicas]) {
-            fleet.members.push(Member { service, port: port::free()?, child: None, starts: 0 });
-        }
-        let gateway = port::free()?;
-        fleet.members.push(Member { service: "gateway", port: gateway, child: None, starts: 0 });
-        fleet.api = Api::new(format!("http://127.0.0.1:{gateway}"))?;
+        let mut fleet = Self::new(binary, stage, replicas)?;
         for index in 0..fleet.members.len() {
             fleet.spawn(index)?;
         }
         for index in 0..fleet.members.len() {
             fleet.ready(index).await?;
         }
+        Ok(fleet)
+    }
+
+    /// A fleet of which nothing runs yet.
+    ///
+    /// # Errors
+    /// No ports, or no folder for logs.
+    pub fn new(binary: &'static str, stage: Stage, replicas: usize) -> anyhow::Result<Self> {
+        let scratch = Scratch::new(&std::env::temp_dir(), "theater-fleet")?;
+        let mut fleet = Self { api: Api::new("")?, stage, members: Vec::new(), binary, scratch };
+        for service in SERVICES.into_iter().flat_map(|service| vec![service; replicas]) {
+            fleet.members.push(Member {
+                service,
+                port: port::free()?,
+                child: None,
+                orders: PathBuf::new(),
+                starts: 0,
+            });
+        }
+        let gateway = port::free()?;
+        fleet.members.push(Member {
+            service: "gateway",
+            port: gateway,
+            child: None,
+            orders: PathBuf::new(),
+            starts: 0,
+        });
+        fleet.api = Api::new(format!("http://127.0.0.1:{gateway}"))?;
         Ok(fleet)
     }
 
@@ -82,14 +109,62 @@ impl Fleet {
     /// # Errors
     /// A process that can't be started.
     pub fn spawn(&mut self, index: usize) -> anyhow::Result<()> {
+        self.spawn_armed(index, None)
+    }
+
+    /// Starts a member that is to die at this failpoint, the first time that it passes it.
+    ///
+    /// # Errors
+    /// A process that can't be started.
+    pub fn spawn_dying_at(&mut self, index: usize, point: &str) -> anyhow::Result<()> {
+        self.spawn_armed(index, Some(point))
+    }
+
+    fn spawn_armed(&mut self, index: usize, point: Option<&str>) -> anyhow::Result<()> {
         let args = self.args(index);
         let member = &mut self.members[index];
         member.starts += 1;
-        let log = format!("{}-{index}-{}.log", member.service, member.starts);
+        let name = format!("{}-{index}-{}", member.service, member.starts);
+        member.orders = self.scratch.path().join(format!("{name}.orders"));
         let mut command = Command::new(self.binary);
-        command.args(["fleet", member.service]).args(args).env("RUST_LOG", "info");
-        member.child = Some(Program::new(command, self.scratch.path().join(log)).spawn()?);
+        command
+            .args(["fleet", member.service])
+            .args(args)
+            .env("RUST_LOG", "info")
+            .env(ORDERS, &member.orders);
+        if let Some(point) = point {
+            command.env(DIES_AT, point);
+        }
+        let log = self.scratch.path().join(format!("{name}.log"));
+        member.child = Some(Program::new(command, log).spawn()?);
         Ok(())
+    }
+
+    /// Has a member that is ready die at this failpoint, the next time that it passes it.
+    ///
+    /// # Errors
+    /// One that doesn't listen.
+    pub fn die_at(&self, index: usize, point: &str) -> anyhow::Result<()> {
+        let Member { service, orders, .. } = &self.members[index];
+        let sent = UnixDatagram::unbound()?.send_to(point.as_bytes(), orders);
+        sent.with_context(|| format!("{service} doesn't listen"))?;
+        Ok(())
+    }
+
+    /// Whether a member has died at this failpoint; then it can be started again.
+    ///
+    /// # Errors
+    /// It has ended in another way.
+    pub fn has_died_at(&mut self, index: usize, point: &str) -> anyhow::Result<bool> {
+        let member = &mut self.members[index];
+        let child = member.child.as_ref().context("not running")?;
+        let Some(status) = child.exit_status() else { return Ok(false) };
+        let log = std::fs::read_to_string(child.log())?;
+        let here = status.signal() == Some(Signal::KILL.as_raw())
+            && log.lines().any(|line| line == last_words(point));
+        ensure!(here, "{} ended with {status}, not at {point}: {}", member.service, child.last_words());
+        member.child = None;
+        Ok(true)
     }
 
     /// Waits until a member says that it is ready.

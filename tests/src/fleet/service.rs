@@ -1,10 +1,17 @@
-//! Runs the one service that it is told: `proof fleet movie --database-url …`. The fault tests kill it.
+//! Runs the one service that it is told: `proof fleet movie --database-url …`. The fault tests kill it, or have it die
+//! at one of its failpoints.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use super::crash;
+
 /// The first argument is the service, the others are its own.
 pub fn main(args: Vec<OsString>) -> ExitCode {
+    if let Err(error) = crash::obey() {
+        eprintln!("fleet: {error:#}");
+        return ExitCode::FAILURE;
+    }
     let service = args.first().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
     macro_rules! run {
         ($service:ident, $name:literal) => {
