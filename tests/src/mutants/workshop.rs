@@ -76,6 +76,8 @@ impl Workshop {
             Tier::Alone(name) | Tier::Servers(name) => cargo.args(["--test", name]),
         };
         cargo.current_dir(&self.checkout.root).env("CARGO_TARGET_DIR", &self.target).kill_on_drop(true);
+        // Nobody debugs a mutant, and without it some seconds of each build are saved.
+        cargo.env("CARGO_PROFILE_DEV_DEBUG", "none");
         let output = cargo.output().await.context("cargo")?;
         if !output.status.success() {
             return Ok(Err(String::from_utf8_lossy(&output.stderr).into_owned()));
