@@ -1,7 +1,7 @@
 //! What a customer is told, and that each outcome is told once. Pure: ids come in, the moment is the
 //! database's.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use shared_events::{
     CancelReason, Count, Event, MovieId, ReservationCancelled, ReservationConfirmed, ReservationId,
@@ -147,6 +147,17 @@ pub type State = HashSet<Key>;
 #[derive(Clone, Debug, Default)]
 pub struct Writes {
     pub new: Vec<Notification>,
+    /// Reservations whose confirmation is new and comes after their cancellation: recorded, but no news any more.
+    pub overtaken: BTreeSet<ReservationId>,
+}
+
+impl Writes {
+    /// What is to be sent to who left an address.
+    pub fn news(&self) -> impl Iterator<Item = &Notification> {
+        self.new.iter().filter(|new| {
+            new.outcome.status() != Status::Confirmed || !self.overtaken.contains(&new.reservation_id)
+        })
+    }
 }
 
 /// Decides all inputs, in order.
@@ -155,7 +166,14 @@ pub fn fold(mut state: State, inputs: Vec<Notification>) -> Writes {
     for input in inputs {
         let told_before = !state.insert(input.key());
         match (told_before, input.outcome) {
-            (false, Outcome::Confirmed | Outcome::Cancelled(_)) => writes.new.push(input),
+            (false, outcome @ (Outcome::Confirmed | Outcome::Cancelled(_))) => {
+                // Whoever was told that it is cancelled must not be told that it is confirmed.
+                if outcome == Outcome::Confirmed && state.contains(&(input.reservation_id, Status::Cancelled))
+                {
+                    writes.overtaken.insert(input.reservation_id);
+                }
+                writes.new.push(input);
+            }
             // The event again, before or after the other outcome: what was told stays told.
             (true, Outcome::Confirmed | Outcome::Cancelled(_)) => {}
         }

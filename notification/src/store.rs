@@ -48,7 +48,7 @@ fn key(row: &PgRow) -> Result<Key, sqlx::Error> {
 }
 
 /// Writes what was decided, and tells what of it is new: another owner of the partition may have been
-/// here since `load`. With `emails`, what is new and has an address is to be sent there.
+/// here since `load`. With `emails`, what of it is news and has an address is to be sent there.
 ///
 /// # Errors
 /// The database's.
@@ -61,6 +61,7 @@ pub async fn save(
     if new.is_empty() {
         return Ok(Vec::new());
     }
+    let to_send: Vec<Uuid> = if emails { writes.news().map(|new| new.id).collect() } else { Vec::new() };
     // Numbered in the order of the log, inserted in the order of the key.
     let recorded = sqlx::query(
         "with recorded as (
@@ -78,7 +79,7 @@ pub async fn save(
              returning id, outcome, email
          ), to_send as (
              insert into email (notification_id)
-             select id from recorded where $12 and email is not null order by id
+             select id from recorded where id = any ($12) and email is not null order by id
          )
          select outcome from recorded",
     )
@@ -93,7 +94,7 @@ pub async fn save(
     .bind(new.iter().map(|new| new.movie_name.as_deref()).collect::<Vec<_>>())
     .bind(new.iter().map(|new| new.count.get()).collect::<Vec<_>>())
     .bind(new.iter().map(|new| new.message.as_str()).collect::<Vec<_>>())
-    .bind(emails)
+    .bind(to_send)
     .fetch_all(connection);
     let rows = around(acts::RECORD, recorded).await?;
     rows.iter().map(|row| status(row.try_get("outcome")?)).collect()

@@ -121,6 +121,28 @@ pub(crate) async fn each_outcome_is_told_once(environment: &Environment) -> anyh
     ensure!(server.mails()?.len() == TOLD.len(), "told again");
     let sent = metric(theater.port("notification"), "email_attempts_total", "\"sent\"").await?;
     ensure!(sent == TOLD.len() as f64, "{sent} are counted");
+
+    // A confirmation that is read after the cancellation is recorded, and told to nobody.
+    let late = Uuid::now_v7();
+    for golden in [
+        include_str!("../../shared-events/golden/ReservationCancelled.v1.json"),
+        include_str!("../../shared-events/golden/ReservationConfirmed.v1.json"),
+    ] {
+        let mut event: Value = serde_json::from_str(golden)?;
+        (event["reservationId"], event["email"]) = (json!(late), json!("late@example.org"));
+        let record = records::bare("late", event.to_string().as_bytes());
+        records::produce(&producer, &topic, &record).await?;
+    }
+    all_have(&theater, "SENT", TOLD.len() + 1).await?;
+    let states = eventually("both are recorded", SOON, async || {
+        let rows = api.all(&format!("/notifications?reserveId={late}")).await?;
+        ensure!(rows.len() == 2, "{rows:?}");
+        let state = |row: &Value| (row["reserveStatus"].clone(), row.get("emailStatus").cloned());
+        Ok(rows.iter().map(state).collect::<Vec<_>>())
+    })
+    .await?;
+    let expected = [(json!("CONFIRMED"), None), (json!("CANCELLED"), Some(json!("SENT")))];
+    ensure!(states == expected, "{states:?}");
     theater.stop().await
 }
 

@@ -70,6 +70,23 @@ fn both_outcomes_of_a_reservation_are_told() {
 }
 
 #[test]
+fn a_confirmation_after_the_cancellation_is_recorded_and_not_sent() {
+    let events = [cancelled(CancelReason::Customer), confirmed()];
+    let one = fold(State::new(), notifications(&events));
+    let known = notifications(&events[..1]).iter().map(Notification::key).collect();
+    let two = fold(known, notifications(&events[1..]));
+    for (writes, sent) in [(one, 1), (two, 0)] {
+        let last = writes.new.last().unwrap();
+        assert_eq!(last.outcome, Outcome::Confirmed);
+        let news: Vec<_> = writes.news().map(|new| new.outcome.status()).collect();
+        assert_eq!(news, vec![Status::Cancelled; sent]);
+    }
+    // In the order of the saga, both are sent.
+    let events = [confirmed(), cancelled(CancelReason::Customer)];
+    assert_eq!(fold(State::new(), notifications(&events)).news().count(), 2);
+}
+
+#[test]
 fn what_was_told_in_an_earlier_batch_is_not_told_again() {
     let events = [confirmed(), cancelled(CancelReason::Customer)];
     let known: State = notifications(&events).iter().map(Notification::key).collect();

@@ -214,6 +214,8 @@ fn notified(tables: &Tables, log: &Log) -> Result<(), Violation> {
         .collect();
     let notified: BTreeSet<_> = tables.notifications.keys().copied().collect();
     hold!(outcomes == notified, "{} outcomes, {} notifications", outcomes.len(), notified.len());
+    // What is first in the log is in the saga's order: every outcome is news.
+    hold!(outcomes == tables.mails, "{} outcomes, {} are sent", outcomes.len(), tables.mails.len());
     Ok(())
 }
 

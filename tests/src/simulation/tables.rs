@@ -35,8 +35,10 @@ pub struct Tables {
     pub movies: BTreeMap<MovieId, stock::Movie>,
     pub decisions: BTreeMap<ReservationId, stock::Decision>,
     pub deliveries: BTreeMap<DeliveryId, stock::Delivery>,
-    /// How often each outcome was recorded: a unique constraint would hide it.
+    /// By whether it is a confirmation.
     pub notifications: BTreeMap<(ReservationId, bool), told::Notification>,
+    /// Those of them that are sent.
+    pub mails: BTreeSet<(ReservationId, bool)>,
     pub list: BTreeMap<ReservationId, listed::Reservation>,
 }
 
@@ -180,10 +182,10 @@ pub fn apply(tables: &mut Tables, writes: &Writes, clock: DateTime<Utc>) -> Resu
         Writes::Movie(writes) => apply_movie(tables, writes),
         Writes::Notification(writes) => {
             for new in &writes.new {
-                let key = (new.reservation_id, new.outcome.status() == told::Status::Confirmed);
                 // A unique constraint and `on conflict do nothing`.
-                tables.notifications.entry(key).or_insert_with(|| new.clone());
+                tables.notifications.entry(outcome(new)).or_insert_with(|| new.clone());
             }
+            tables.mails.extend(writes.news().map(outcome));
             Ok(())
         }
         Writes::List(writes) => {
@@ -197,6 +199,10 @@ pub fn apply(tables: &mut Tables, writes: &Writes, clock: DateTime<Utc>) -> Resu
             Ok(())
         }
     }
+}
+
+fn outcome(notification: &told::Notification) -> (ReservationId, bool) {
+    (notification.reservation_id, notification.outcome.status() == told::Status::Confirmed)
 }
 
 fn apply_reservation(
