@@ -1,4 +1,6 @@
-//! Thousands of schedules, other ones with each run.
+//! The saga without servers: thousands of schedules, other ones with each run, and every order of one saga's events.
+
+mod permutations;
 
 use theater_tests::simulation::STEPS_MIN;
 use theater_tests::simulation::run::{another_seed, play_all};

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use service_kit::events::Delivery;
+use service_kit::trace::TraceParent;
 use shared_events::{Event, EventId, MovieId, Topic};
 
 pub const PARTITIONS: usize = 2;
@@ -15,6 +17,16 @@ pub struct Record {
     pub id: EventId,
     pub event: Event,
     pub causation: Option<EventId>,
+}
+
+impl Record {
+    /// As it reaches a service.
+    pub fn delivery(&self) -> Delivery {
+        // Traces change no decision.
+        let trace = TraceParent::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+        let trace = trace.unwrap_or_else(TraceParent::random);
+        Delivery { event: self.event.clone(), id: self.id.clone(), trace }
+    }
 }
 
 #[derive(Clone, Debug, Default)]

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use service_kit::events::Delivery;
-use service_kit::trace::TraceParent;
 use shared_events::{EventId, Timestamp, Topic};
 
 use crate::simulation::bus::{Log, Outbox, PARTITIONS, Record, SHARDS, Sending, place};
@@ -190,7 +189,7 @@ impl World {
         let Some(&position) = self.replicas[replica].positions.get(&partition) else { return false };
         let topic = if service == Service::Reservation { Topic::Movies } else { Topic::Reservations };
         let waiting = self.log.partition(topic, partition).get(position..).unwrap_or_default();
-        let batch: Vec<Delivery> = waiting.iter().take(most).map(delivery).collect();
+        let batch: Vec<Delivery> = waiting.iter().take(most).map(Record::delivery).collect();
         if batch.is_empty() {
             return false;
         }
@@ -467,16 +466,6 @@ impl World {
 
 fn shard_of(record: &Record) -> usize {
     place(record.event.movie_id()) / PARTITIONS % SHARDS
-}
-
-fn delivery(record: &Record) -> Delivery {
-    // Traces change no decision.
-    let trace = TraceParent::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
-    Delivery {
-        event: record.event.clone(),
-        id: record.id.clone(),
-        trace: trace.unwrap_or_else(TraceParent::random),
-    }
 }
 
 /// `TicketsAllocated of r3 (7)`.
