@@ -16,21 +16,25 @@
 //! - [`run`]: many schedules on all cores.
 //! - [`world`]: one theater and its steps; [`calls`]: what is asked of it.
 //! - [`tables`]: databases as maps, around the production folds; [`bus`]: the log, outboxes and relays.
-//! - [`checks`]: what must hold.
+//! - [`checks`]: what must hold; [`tally`]: what happened, so that nothing goes quiet.
+//! - [`history`]: how all that is called.
 
 pub mod bus;
 pub mod calls;
 pub mod checks;
 pub mod choices;
+pub mod history;
 pub mod run;
 pub mod shrink;
 pub mod tables;
+pub mod tally;
 pub mod world;
 
 use std::fmt;
 
 use checks::Violation;
 use choices::Choices;
+use tally::Tally;
 use world::World;
 
 /// Steps that a schedule chooses at least; some find nothing to do.
@@ -46,6 +50,7 @@ pub struct Run {
     pub ended: Result<(), Violation>,
     pub choices: Vec<u32>,
     pub history: Vec<String>,
+    pub tally: Tally,
 }
 
 /// Plays one schedule to its end.
@@ -58,7 +63,8 @@ pub fn play(choices: Choices, with_history: bool) -> Run {
         chosen += 1;
     }
     let ended = ended.and_then(|()| world.come_to_rest());
-    Run { steps: world.steps, ended, choices: world.choices().made().to_vec(), history: world.history() }
+    let (choices, history) = (world.choices().made().to_vec(), world.history());
+    Run { steps: world.steps, ended, choices, history, tally: world.tally }
 }
 
 /// A seed whose schedule ended badly, as short as it could be made.
@@ -82,14 +88,14 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Plays a seed's schedule: the number of its steps.
+/// Plays a seed's schedule.
 ///
 /// # Errors
 /// The failure, shrunk.
-pub fn simulate(seed: u64) -> Result<usize, Box<Failure>> {
+pub fn simulate(seed: u64) -> Result<Run, Box<Failure>> {
     let run = play(Choices::of_seed(seed), false);
     if run.ended.is_ok() {
-        return Ok(run.steps);
+        return Ok(run);
     }
     let shrunk = shrink::shrink(&run.choices);
     let shown = play(Choices::again(shrunk.clone()), true);

@@ -77,10 +77,10 @@ pub struct IdempotencyConfig {
 }
 
 /// Where an acceptance is kept: the scope and the key. Their order is the order of the locks.
-type Place = (String, String);
+pub type Place = (String, String);
 
 /// A call under a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Claim {
     place: Place,
     fingerprint: [u8; 32],
@@ -107,9 +107,14 @@ impl Claim {
         Ok(Some(Self::new(scope, key, meant)))
     }
 
-    fn new(scope: String, key: &str, meant: &impl Serialize) -> Self {
+    /// Of a key that is known to be one; see [`Claim::of`].
+    pub fn new(scope: String, key: &str, meant: &impl Serialize) -> Self {
         let meant = serde_json::to_vec(meant).expect("texts and numbers are always JSON");
         Self { place: (scope, key.to_owned()), fingerprint: Sha256::digest(meant).into() }
+    }
+
+    pub const fn place(&self) -> &Place {
+        &self.place
     }
 }
 
@@ -118,7 +123,7 @@ fn is_key(key: &str) -> bool {
 }
 
 /// The answer of an accepted call, as its bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Acceptance {
     status: StatusCode,
     headers: Vec<(String, String)>,
@@ -194,12 +199,29 @@ impl Kept {
         )))
     }
 
+    /// The acceptances that this transaction adds.
+    pub fn added(&self) -> impl Iterator<Item = (Claim, &Acceptance)> {
+        self.0.iter().filter(|(_, entry)| entry.new).map(|(place, entry)| {
+            (Claim { place: place.clone(), fingerprint: entry.fingerprint }, &entry.acceptance)
+        })
+    }
+
     /// Adds the acceptance of a call that was decided just now, if it has a key.
     pub fn keep(&mut self, claim: Option<&Claim>, acceptance: &Acceptance) {
         if let Some(Claim { place, fingerprint }) = claim {
             let (fingerprint, acceptance) = (*fingerprint, acceptance.clone());
             self.0.insert(place.clone(), Entry { fingerprint, acceptance, new: true });
         }
+    }
+}
+
+/// What was kept before.
+impl FromIterator<(Claim, Acceptance)> for Kept {
+    fn from_iter<I: IntoIterator<Item = (Claim, Acceptance)>>(kept: I) -> Self {
+        let entry = |(Claim { place, fingerprint }, acceptance)| {
+            (place, Entry { fingerprint, acceptance, new: false })
+        };
+        Self(kept.into_iter().map(entry).collect())
     }
 }
 

@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use movie::movie as stock;
 use reservation::reservation as seat;
 use shared_events::{Count, DeliveryId, Event, EventId, MovieId, Origin, ReservationId, Timestamp, Topic};
-use theater_tests::simulation::bus::Record;
+use theater_tests::simulation::bus::{Record, topic};
 use theater_tests::simulation::tables::{Locks, Service, Tables, Work, Writes, apply, fold};
 use uuid::Uuid;
 
@@ -168,13 +168,5 @@ impl Course {
             Self::play("too late, rejected", short, &[Place, Expire]),
             Self::play("too late, cancelled", enough, &[Place, Expire, Cancel]),
         ]
-    }
-}
-
-/// What a service reads.
-pub(crate) const fn topic(service: Service) -> Topic {
-    match service {
-        Service::Reservation => Topic::Movies,
-        Service::Movie | Service::Notification | Service::ReservationList => Topic::Reservations,
     }
 }

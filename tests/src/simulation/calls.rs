@@ -1,39 +1,79 @@
-//! What customers and vendors ask for, and whether they were answered: whoever was not asks again, with the same id.
+//! What customers and vendors ask for, and whether they were answered: whoever was not asks again, with the same id
+//! or under the same key ([`keys`]).
+
+pub mod keys;
 
 use movie::movie as stock;
+use reservation::placing::Placing;
 use reservation::reservation as seat;
 use shared_events::{Count, DeliveryId, MovieId, Origin, ReservationId};
 use uuid::Uuid;
 
+use crate::simulation::calls::keys::{Body, Key, Keys};
+use crate::simulation::checks::Violation;
 use crate::simulation::choices::Choices;
-use crate::simulation::tables::{Service, Work};
+use crate::simulation::tables::{Service, Tables, Work, Writes};
+use crate::simulation::tally::Tally;
 
 /// Movies that may be asked for; the last one is never published.
 const MOVIES: usize = 4;
 /// Tickets that a movie is published with at most, and tickets in a reservation: stock must run out.
-const QTY_MAX: usize = 9;
+const QTY_MAX: usize = 14;
 const COUNT_MAX: usize = 4;
 /// Of the calls, as many are made again.
 const AGAIN: usize = 4;
 
 #[derive(Clone, Debug)]
 pub enum Call {
-    Place { id: ReservationId, movie: MovieId, count: Count },
-    Cancel { id: ReservationId },
-    Publish { movie: MovieId, qty: i64 },
-    Deliver { movie: MovieId, delivery: DeliveryId, count: Count },
-    Edit { movie: MovieId, name: String },
+    Place {
+        id: ReservationId,
+        movie: MovieId,
+        count: Count,
+    },
+    /// Without an id of the customer's own.
+    PlaceUnder {
+        key: Key,
+        body: Body,
+    },
+    Cancel {
+        id: ReservationId,
+    },
+    Publish {
+        movie: MovieId,
+        qty: i64,
+    },
+    Deliver {
+        movie: MovieId,
+        delivery: DeliveryId,
+        count: Count,
+    },
+    Edit {
+        movie: MovieId,
+        name: String,
+    },
 }
 
 impl Call {
     const fn service(&self) -> Service {
         match self {
-            Self::Place { .. } | Self::Cancel { .. } => Service::Reservation,
+            Self::Place { .. } | Self::PlaceUnder { .. } | Self::Cancel { .. } => Service::Reservation,
             Self::Publish { .. } | Self::Deliver { .. } | Self::Edit { .. } => Service::Movie,
         }
     }
 
-    /// What a service is asked when these calls, all of one service, come in one transaction.
+    /// For the tally.
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Place { .. } => "call: place",
+            Self::PlaceUnder { .. } => "call: place under a key",
+            Self::Cancel { .. } => "call: cancel",
+            Self::Publish { .. } => "call: publish",
+            Self::Deliver { .. } => "call: deliver",
+            Self::Edit { .. } => "call: edit",
+        }
+    }
+
+    /// What a service is asked when these calls, all of one service and none under a key, come in one transaction.
     pub fn work(calls: &[&Self]) -> (Service, Work) {
         let placings: Vec<seat::Input> = calls.iter().filter_map(|call| of_reservation(call)).collect();
         if placings.is_empty() {
@@ -68,20 +108,35 @@ struct Made {
 pub struct Calls {
     made: Vec<Made>,
     ids: u128,
+    keys: Keys,
 }
 
 impl Calls {
-    /// A call of a service: a new one, or one that was made before.
-    pub fn choose(&mut self, service: Service, choices: &mut Choices) -> usize {
+    /// Calls of a service that come in one transaction: new ones, or some that were made before.
+    pub fn choose(&mut self, service: Service, choices: &mut Choices, tally: &mut Tally) -> Vec<usize> {
+        // Only the intake of placings takes several.
+        let many = if service == Service::Reservation { 1 + choices.below(3) } else { 1 };
+        let mut calls: Vec<usize> = (0..many).map(|_| self.choose_one(service, choices, tally)).collect();
+        let cancels = |call: usize| matches!(self.made[call].call, Call::Cancel { .. });
+        // A cancellation has a transaction of its own. The others are made later on.
+        let alone = cancels(calls[0]);
+        calls.truncate(if alone { 1 } else { many });
+        calls.retain(|&call| alone || !cancels(call));
+        calls
+    }
+
+    fn choose_one(&mut self, service: Service, choices: &mut Choices, tally: &mut Tally) -> usize {
         let before: Vec<usize> =
             (0..self.made.len()).filter(|&number| self.made[number].call.service() == service).collect();
         if !before.is_empty() && choices.once_in(AGAIN) {
+            tally.count("call: again");
             return before[choices.below(before.len())];
         }
         let call = match service {
             Service::Movie => self.vendors(choices),
             _ => self.customers(choices),
         };
+        tally.count(call.kind());
         self.made.push(Made { call, answered: false });
         self.made.len() - 1
     }
@@ -97,8 +152,13 @@ impl Calls {
             let back = choices.below(placed.len().min(4));
             return Call::Cancel { id: placed[placed.len() - 1 - back] };
         }
-        let id = ReservationId(self.id());
-        Call::Place { id, movie: movie(choices.below(MOVIES)), count: count(choices) }
+        let unheard_of = choices.once_in(8);
+        let movie = movie(if unheard_of { MOVIES - 1 } else { choices.below(MOVIES - 1) });
+        let count = count(choices);
+        if choices.once_in(3) {
+            return Call::PlaceUnder { key: self.keys.choose(choices), body: (movie, count) };
+        }
+        Call::Place { id: ReservationId(self.id()), movie, count }
     }
 
     fn vendors(&mut self, choices: &mut Choices) -> Call {
@@ -118,12 +178,43 @@ impl Calls {
     }
 
     /// What a service is asked when these calls, all of one service, come in one transaction.
-    pub fn work(&self, calls: &[usize]) -> (Service, Work) {
-        Call::work(&calls.iter().map(|&number| &self.made[number].call).collect::<Vec<_>>())
+    pub fn work(&mut self, calls: &[usize]) -> (Service, Work) {
+        let calls: Vec<Call> = calls.iter().map(|&number| self.made[number].call.clone()).collect();
+        if !calls.iter().any(|call| matches!(call, Call::PlaceUnder { .. })) {
+            return Call::work(&calls.iter().collect::<Vec<_>>());
+        }
+        let placings = calls.iter().filter_map(|call| match call {
+            Call::PlaceUnder { key, body } => {
+                // The service makes one each time.
+                let id = ReservationId(self.id());
+                Some(self.keys.placing(*key, *body, id))
+            }
+            call => Some(Placing { input: of_reservation(call)?, claim: None }),
+        });
+        (Service::Reservation, Work::Place(placings.collect()))
     }
 
-    pub fn answered(&mut self, call: usize) {
-        self.made[call].answered = true;
+    /// These calls came in one transaction, and are told what it has decided.
+    ///
+    /// # Errors
+    /// An answer that a key does not allow.
+    pub fn answered(&mut self, calls: &[usize], writes: &Writes, tally: &mut Tally) -> Result<(), Violation> {
+        for &call in calls {
+            self.made[call].answered = true;
+        }
+        let Writes::Place(_, _, answers) = writes else { return Ok(()) };
+        for (&call, answer) in calls.iter().zip(answers) {
+            if let Call::PlaceUnder { key, body } = self.made[call].call {
+                self.keys.answered(key, body, answer, tally)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// A key with more than one effect, or none.
+    pub fn at_rest(&self, tables: &Tables) -> Result<(), Violation> {
+        self.keys.at_rest(tables)
     }
 
     pub fn unanswered(&self) -> Vec<usize> {
@@ -148,21 +239,18 @@ fn count(choices: &mut Choices) -> Count {
     count.and_then(Count::new).expect("a count of at least 1")
 }
 
+fn request(movie_id: MovieId, count: Count) -> seat::Request {
+    let (user_id, user_name) = ("7".to_owned(), "Jane".to_owned());
+    seat::Request { user_id, user_name, email: None, movie_id, count, date: None }
+}
+
 fn of_reservation(call: &Call) -> Option<seat::Input> {
     let (id, command) = match call {
-        Call::Place { id, movie, count } => {
-            let request = seat::Request {
-                user_id: "7".to_owned(),
-                user_name: "Jane".to_owned(),
-                email: None,
-                movie_id: *movie,
-                count: *count,
-                date: None,
-            };
-            (*id, seat::Command::Place(request))
-        }
+        Call::Place { id, movie, count } => (*id, seat::Command::Place(request(*movie, *count))),
         Call::Cancel { id } => (*id, seat::Command::Cancel),
-        Call::Publish { .. } | Call::Deliver { .. } | Call::Edit { .. } => return None,
+        Call::PlaceUnder { .. } | Call::Publish { .. } | Call::Deliver { .. } | Call::Edit { .. } => {
+            return None;
+        }
     };
     Some(seat::Input { id, command, origin: Origin::default() })
 }
@@ -184,7 +272,7 @@ fn of_movie(call: &Call) -> Option<stock::Input> {
             description: None,
             editions: stock::Editions::Any,
         },
-        Call::Place { .. } | Call::Cancel { .. } => return None,
+        Call::Place { .. } | Call::PlaceUnder { .. } | Call::Cancel { .. } => return None,
     };
     Some(stock::Input { command, origin: Origin::default() })
 }

@@ -7,10 +7,12 @@ use reservation::reservation::Status;
 use reservation_list::projection as listed;
 use shared_events::{Event, MovieId, ReservationId};
 
-use crate::simulation::bus::{Log, Record};
+use crate::simulation::bus::{Entry, Log, PARTITIONS, Record, topic};
 use crate::simulation::calls::Calls;
+use crate::simulation::history::short;
 use crate::simulation::tables::{Service, Tables};
-use crate::simulation::world::{Database, short};
+use crate::simulation::tally::Tally;
+use crate::simulation::world::Database;
 
 /// What does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,7 @@ macro_rules! hold {
         }
     };
 }
+pub(crate) use hold;
 
 /// What was seen before, to compare with.
 #[derive(Debug, Default)]
@@ -73,9 +76,14 @@ impl Checks {
     /// # Errors
     /// What is wrong with a record that is about to enter the log: first occurrences are in order, and a repeat
     /// equals what was there.
-    pub fn appended(&mut self, record: &Record) -> Result<(), Violation> {
+    pub fn appended(&mut self, record: &Record, tally: &mut Tally) -> Result<(), Violation> {
         if let Some(before) = self.seen.get(&record.id.0) {
             hold!(*before == record.event, "{} comes again with another content", short(record));
+            tally.count("a record comes again");
+            let newer = record.event.reservation_id().and_then(|id| self.told.get(&id)).copied();
+            if newer > stage(&record.event) {
+                tally.count("a record comes again after a newer one");
+            }
             return Ok(());
         }
         self.seen.insert(record.id.0.clone(), record.event.clone());
@@ -83,14 +91,9 @@ impl Checks {
     }
 
     fn follows(&mut self, record: &Record) -> Result<(), Violation> {
-        let (stage, id) = match &record.event {
-            Event::ReservationPlaced(event) => (1, event.reservation_id),
-            Event::ReservationConfirmed(event) => (2, event.reservation_id),
-            Event::ReservationCancelled(event) => (3, event.reservation_id),
-            event => {
-                self.decided_once(event, record)?;
-                return self.chained(event, record);
-            }
+        let (Some(stage), Some(id)) = (stage(&record.event), record.event.reservation_id()) else {
+            self.decided_once(&record.event, record)?;
+            return self.chained(&record.event, record);
         };
         let before = self.told.insert(id, stage).unwrap_or_default();
         let in_order = matches!((before, stage), (0, 1) | (1, 2 | 3) | (2, 3));
@@ -143,6 +146,8 @@ impl Checks {
             hold!(reservations.contains_key(&id), "r{} was accepted, and is lost", id.0.as_u128());
         }
         hold!(calls.unanswered().is_empty(), "calls are unanswered");
+        calls.at_rest(tables(Service::Reservation))?;
+        buried(databases, log)?;
         for row in reservations.values() {
             hold!(row.status != Status::Pending, "r{} is undecided for ever", row.id.0.as_u128());
         }
@@ -199,6 +204,35 @@ pub fn ledger(tables: &Tables) -> Result<(), Violation> {
         let decided: i64 = decided.map(|decision| decision.count.get()).sum();
         hold!(decided == movie.allocated, "m{id} has allocated {}, decided {decided}", movie.allocated);
     }
+    Ok(())
+}
+
+/// How far a reservation's own event has come.
+const fn stage(event: &Event) -> Option<u8> {
+    match event {
+        Event::ReservationPlaced(_) => Some(1),
+        Event::ReservationConfirmed(_) => Some(2),
+        Event::ReservationCancelled(_) => Some(3),
+        _ => None,
+    }
+}
+
+/// Everything was read; what a service can't apply is among the dead letters, and nothing else is.
+fn buried(databases: &BTreeMap<Service, Database>, log: &Log) -> Result<(), Violation> {
+    let mut poison = BTreeSet::new();
+    for (&service, database) in databases {
+        hold!(database.dead_letters.is_empty(), "{service:?} keeps {:?}", database.dead_letters);
+        for partition in 0..PARTITIONS {
+            let entries = log.partition(topic(service), partition);
+            let (at, end) = (database.offsets[partition], entries.len());
+            hold!(at == end, "{service:?} is at {at} of {end} in partition {partition}");
+            let poisons =
+                |entry: &Entry| matches!(entry, Entry::Foreign(foreign) if foreign.poisons(service));
+            let places = (0..end).filter(|offset| poisons(&entries[*offset]));
+            poison.extend(places.map(|offset| (service, partition, offset)));
+        }
+    }
+    hold!(poison == log.dead_letters, "dead letters are {:?}, poison is {poison:?}", log.dead_letters);
     Ok(())
 }
 

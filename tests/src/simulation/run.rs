@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::anyhow;
 
+use crate::simulation::tally::Tally;
 use crate::simulation::{Failure, simulate};
 
 /// Schedules between two words about how far it has come.
@@ -25,12 +26,13 @@ pub struct Options {
 }
 
 /// What was played.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Played {
     pub schedules: u64,
     pub steps: u64,
     /// Steps of the schedule that has least.
     pub steps_min: u64,
+    pub tally: Tally,
 }
 
 impl Played {
@@ -40,7 +42,8 @@ impl Played {
             (0, _) => other.steps_min,
             _ => self.steps_min.min(other.steps_min),
         };
-        Self { schedules: self.schedules + other.schedules, steps: self.steps + other.steps, steps_min }
+        let (schedules, steps) = (self.schedules + other.schedules, self.steps + other.steps);
+        Self { schedules, steps, steps_min, tally: self.tally.and(&other.tally) }
     }
 }
 
@@ -66,9 +69,9 @@ pub fn play_all(first: u64, count: u64, progress: impl Fn(u64) + Sync) -> Result
                 break;
             }
             match simulate(first.wrapping_add(number)) {
-                Ok(steps) => {
-                    let steps = steps as u64;
-                    played = played.and(Played { schedules: 1, steps, steps_min: steps });
+                Ok(run) => {
+                    let (steps, tally) = (run.steps as u64, run.tally);
+                    played = played.and(Played { schedules: 1, steps, steps_min: steps, tally });
                 }
                 Err(failure) => {
                     stop.store(true, Ordering::Relaxed);

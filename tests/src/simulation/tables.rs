@@ -6,9 +6,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use chrono::{DateTime, TimeDelta, Utc};
 use movie::movie as stock;
 use notification::notification as told;
+use reservation::placing::{self, Placed, Placing};
 use reservation::reservation as seat;
 use reservation_list::projection as listed;
-use service_kit::events::Delivery;
+use service_kit::events::idempotency::{Kept, Place};
+use service_kit::events::{Acceptance, Claim, Delivery};
 use shared_events::{DeliveryId, Event, MovieId, Origin, ReservationId, Timestamp};
 use uuid::Uuid;
 
@@ -32,6 +34,8 @@ impl Service {
 pub struct Tables {
     pub reservations: BTreeMap<ReservationId, seat::Reservation>,
     pub deadlines: BTreeMap<ReservationId, DateTime<Utc>>,
+    /// What accepted calls were answered, under their keys.
+    pub kept: BTreeMap<Place, (Claim, Acceptance)>,
     pub movies: BTreeMap<MovieId, stock::Movie>,
     pub decisions: BTreeMap<ReservationId, stock::Decision>,
     pub deliveries: BTreeMap<DeliveryId, stock::Delivery>,
@@ -46,6 +50,8 @@ pub struct Tables {
 #[derive(Clone, Debug)]
 pub enum Work {
     Reservation(Vec<seat::Input>),
+    /// What the intake puts into one transaction.
+    Place(Vec<Placing>),
     Movie(Vec<stock::Input>),
     /// A batch of records, for whichever service reads them.
     Batch(Service, Vec<Delivery>),
@@ -56,6 +62,8 @@ pub enum Work {
 #[derive(Clone, Debug)]
 pub enum Writes {
     Reservation(seat::Writes),
+    /// With the acceptances that are kept, and what each call is answered.
+    Place(seat::Writes, Vec<(Claim, Acceptance)>, Vec<Placed>),
     Movie(stock::Writes),
     Notification(told::Writes),
     List(listed::Writes),
@@ -64,7 +72,7 @@ pub enum Writes {
 impl Writes {
     pub fn events(&self) -> &[(Event, Origin)] {
         match self {
-            Self::Reservation(writes) => &writes.events,
+            Self::Reservation(writes) | Self::Place(writes, ..) => &writes.events,
             Self::Movie(writes) => &writes.events,
             Self::Notification(_) | Self::List(_) => &[],
         }
@@ -81,6 +89,7 @@ pub fn locks(tables: &Tables, work: &Work, taken: &Locks, clock: DateTime<Utc>) 
     };
     match work {
         Work::Reservation(inputs) => reservations(&mut inputs.iter().map(|input| input.id)),
+        Work::Place(placings) => reservations(&mut placings.iter().map(|placing| placing.input.id)),
         Work::Movie(inputs) => movies(tables, inputs),
         Work::Batch(Service::Reservation, batch) => {
             let inputs = batch.iter().filter_map(reservation::events::input);
@@ -116,6 +125,7 @@ fn overdue(tables: &Tables, clock: DateTime<Utc>) -> impl Iterator<Item = &seat:
 pub fn fold(tables: &Tables, work: &Work, locks: &Locks, now: Timestamp) -> Writes {
     match work {
         Work::Reservation(inputs) => Writes::Reservation(fold_reservation(tables, inputs, now)),
+        Work::Place(placings) => place(tables, placings, now),
         Work::Movie(inputs) => Writes::Movie(fold_movie(tables, inputs, now)),
         Work::Batch(Service::Reservation, batch) => {
             let inputs: Vec<_> = batch.iter().filter_map(reservation::events::input).collect();
@@ -150,6 +160,16 @@ pub fn fold(tables: &Tables, work: &Work, locks: &Locks, now: Timestamp) -> Writ
     }
 }
 
+fn place(tables: &Tables, placings: &[Placing], now: Timestamp) -> Writes {
+    let places = placings.iter().filter_map(|placing| Some(placing.claim.as_ref()?.place()));
+    let mut kept: Kept = places.filter_map(|place| tables.kept.get(place).cloned()).collect();
+    let state = placings.iter().filter_map(|placing| tables.reservations.get(&placing.input.id));
+    let state = state.map(|row| (row.id, row.clone())).collect();
+    let (writes, answers) = placing::decide(state, &mut kept, placings, now);
+    let added = kept.added().map(|(claim, acceptance)| (claim, acceptance.clone())).collect();
+    Writes::Place(writes, added, answers)
+}
+
 fn fold_reservation(tables: &Tables, inputs: &[seat::Input], now: Timestamp) -> seat::Writes {
     let state = inputs.iter().filter_map(|input| tables.reservations.get(&input.id));
     seat::fold(state.map(|row| (row.id, row.clone())).collect(), inputs, now)
@@ -168,6 +188,17 @@ fn fold_movie(tables: &Tables, inputs: &[stock::Input], now: Timestamp) -> stock
     stock::fold(state, inputs, now)
 }
 
+/// Whether the statements fail: PostgreSQL has no NUL in its texts, and takes back the whole transaction.
+pub fn refused(writes: &Writes) -> bool {
+    let nul = |text: &String| text.contains('\0');
+    match writes {
+        Writes::Notification(writes) => writes.new.iter().any(|new| nul(&new.user_id)),
+        Writes::List(writes) => writes.new.iter().any(|new| nul(&new.user_id)),
+        // No text of a foreign record reaches them.
+        Writes::Reservation(_) | Writes::Place(..) | Writes::Movie(_) => false,
+    }
+}
+
 /// A row that was to be new is there already: the transaction must be decided anew.
 #[derive(Debug)]
 pub struct Conflict;
@@ -179,6 +210,14 @@ pub struct Conflict;
 pub fn apply(tables: &mut Tables, writes: &Writes, clock: DateTime<Utc>) -> Result<(), Conflict> {
     match writes {
         Writes::Reservation(writes) => apply_reservation(tables, writes, clock),
+        Writes::Place(writes, kept, _) => {
+            if kept.iter().any(|(claim, _)| tables.kept.contains_key(claim.place())) {
+                return Err(Conflict);
+            }
+            apply_reservation(tables, writes, clock)?;
+            tables.kept.extend(kept.iter().map(|new| (new.0.place().clone(), new.clone())));
+            Ok(())
+        }
         Writes::Movie(writes) => apply_movie(tables, writes),
         Writes::Notification(writes) => {
             for new in &writes.new {

@@ -1,13 +1,11 @@
 //! The rows of the acceptances. By the transaction's own clock throughout, so that what one statement takes
 //! for expired the next one does too.
 
-use std::collections::BTreeMap;
-
 use actix_web::http::StatusCode;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
 
-use super::{Acceptance, Entry, Kept, Place};
+use super::{Acceptance, Claim, Entry, Kept, Place};
 use crate::events::acts;
 use crate::events::database::Transaction;
 use crate::events::failpoint::around;
@@ -24,10 +22,10 @@ pub(super) async fn load(connection: &mut PgConnection, places: &[&Place]) -> Re
     .bind(places.iter().map(|(_, key)| key.as_str()).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
-    rows.iter().map(entry).collect::<Result<BTreeMap<_, _>, _>>().map(Kept)
+    rows.iter().map(acceptance).collect()
 }
 
-fn entry(row: &PgRow) -> Result<(Place, Entry), sqlx::Error> {
+fn acceptance(row: &PgRow) -> Result<(Claim, Acceptance), sqlx::Error> {
     let unreadable = |what: String| sqlx::Error::Decode(what.into());
     let fingerprint: &[u8] = row.try_get("fingerprint")?;
     let status: i16 = row.try_get("status")?;
@@ -41,12 +39,9 @@ fn entry(row: &PgRow) -> Result<(Place, Entry), sqlx::Error> {
         body: row.try_get::<Vec<u8>, _>("body")?.into(),
         repeated: false,
     };
-    let entry = Entry {
-        fingerprint: fingerprint.try_into().map_err(|_| unreadable("no fingerprint".to_owned()))?,
-        acceptance,
-        new: false,
-    };
-    Ok(((row.try_get("scope")?, row.try_get("key")?), entry))
+    let place = (row.try_get("scope")?, row.try_get("key")?);
+    let fingerprint = fingerprint.try_into().map_err(|_| unreadable("no fingerprint".to_owned()))?;
+    Ok((Claim { place, fingerprint }, acceptance))
 }
 
 /// Writes what is new, in its order, over what has expired; answers how many could be.
