@@ -2,6 +2,8 @@
 
 mod permutations;
 
+mod model;
+
 use theater_tests::simulation::STEPS_MIN;
 use theater_tests::simulation::run::{another_seed, play_all};
 

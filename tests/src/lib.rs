@@ -12,7 +12,8 @@
 //! - [`eventually()`]: waiting for something, with a deadline.
 //! - [`checks`]: what must hold of any theater at rest; [`promise`]: of every record that a service writes.
 //! - [`mutants`]: deliberately wrong versions of the services, and the tests that notice each.
-//! - [`simulation`]: the saga on maps and lists, under every misfortune that a seed can think of.
+//! - [`simulation`]: the saga on maps and lists, under every misfortune that a seed can think of; [`model`]: small
+//!   cases of it, explored to the last state.
 
 pub mod api;
 pub mod checks;
@@ -21,6 +22,7 @@ mod eventually;
 pub mod fleet;
 pub mod log;
 pub mod mail;
+pub mod model;
 pub mod mutants;
 pub mod promise;
 pub mod records;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use theater_infra::supervise;
-use theater_tests::{fleet, mail, mutants, simulation};
+use theater_tests::{fleet, mail, model, mutants, simulation};
 
 /// Puts the saga to the proof.
 #[derive(Parser)]
@@ -18,6 +18,8 @@ struct Proof {
 enum Command {
     /// Plays schedules of the simulation on all cores; a failing one is shown as a history, and exits with 1
     Simulate(simulation::run::Options),
+    /// Explores every state of small cases; a way to one that is wrong is shown, and exits with 1
+    Model(model::run::Options),
     /// Applies deliberately wrong versions of the services, one at a time, and says which test notices each
     Mutants(mutants::Options),
     /// Is one of the services
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
     supervise::child_entry();
     let result = match Proof::parse().command {
         Command::Simulate(options) => simulation::run::main(&options),
+        Command::Model(options) => model::run::main(&options),
         Command::Mutants(options) => mutants::main(&options),
         Command::Fleet { args } => return fleet::service::main(args),
         Command::Mail(options) => mail::server::main(options),
