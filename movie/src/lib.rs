@@ -19,16 +19,20 @@ pub mod search;
 pub mod store;
 
 use std::net::TcpListener;
+use std::time::Duration;
 
-use anyhow::Context;
-use service_kit::events::{Fault, Foundation, Idempotency, Needs, Outbox, idempotency};
+use service_kit::events::{Fault, Foundation, Idempotency, Needs, Outbox, Worker, database, idempotency};
 use shared_events::{Consumer, Timestamp};
-use sqlx::PgConnection;
 use sqlx::migrate::Migrator;
+use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 use movie::{Input, Writes};
+use store::catalogue;
+
+/// How often movies are looked for that are not described.
+const FILL_PERIOD: Duration = Duration::from_secs(10);
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -54,7 +58,6 @@ impl Application {
             session: &[search::SIMILAR],
         };
         let foundation = Foundation::build(&config.events, needs).await?;
-        store::catalogue::fill(&foundation.pool).await.context("the catalogue's words")?;
         let metrics = events::MovieMetrics::new(foundation.metrics.registry())?;
         let idempotency = Idempotency::new(&config.idempotency, foundation.metrics.registry())?;
         Ok(Self { foundation, listener, metrics, idempotency })
@@ -76,9 +79,16 @@ impl Application {
         let handler = events::Handler { outbox: foundation.outbox.clone(), metrics };
         let stages = foundation
             .serve(listener, http::routes(api))
-            .then("idempotency", |stop| idempotency::purge(pool, stop));
+            .then("idempotency", |stop| idempotency::purge(pool.clone(), stop))
+            .then("catalogue", |stop| fill(pool, stop));
         foundation.consume(stages, handler).run(shutdown).await
     }
+}
+
+/// Keeps movies from being overlooked that a replica of an older release has published or edited.
+async fn fill(pool: PgPool, stop: CancellationToken) -> anyhow::Result<()> {
+    let step = || database::bounded(catalogue::fill(&pool));
+    Worker::new("describing movies", FILL_PERIOD).run(stop, step).await
 }
 
 /// The one road of every change: load, locked; decide; save what was decided, and what it tells.

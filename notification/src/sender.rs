@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use futures_util::future::join_all;
-use service_kit::events::Fault;
 use service_kit::events::database::{self, Transaction};
 use service_kit::events::failpoint::around;
+use service_kit::events::{Fault, Step, Worker};
 use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
@@ -36,9 +36,6 @@ const RECORD_LIMIT: Duration = Duration::from_secs(4);
 /// How long an attempt may take until another process makes the next.
 const LEASE: Duration = Duration::from_secs(60);
 
-/// How long a mail server is waited for when the process stops.
-const DRAIN: Duration = Duration::from_secs(10);
-
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(60 * 60);
 
@@ -48,13 +45,6 @@ const COUNT_PERIOD: Duration = Duration::from_secs(5);
 // Besides, a transaction may take 8 s, and clocks run unevenly.
 const _: () =
     assert!(LEASE.as_secs() > SEND_LIMIT.as_secs() + QUIT_LIMIT.as_secs() + RECORD_LIMIT.as_secs() + 2 * 8);
-
-/// What one step did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    Tried(usize),
-    Idle,
-}
 
 pub struct Sender {
     pub pool: PgPool,
@@ -70,33 +60,8 @@ impl Sender {
     /// # Errors
     /// A fatal fault.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut tick = interval(PERIOD);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                _ = tick.tick() => {}
-                () = self.wake.notified() => {}
-            }
-            while !stop.is_cancelled() {
-                let step = tokio::select! {
-                    step = self.step() => step,
-                    () = too_late(&stop) => {
-                        warn!("the mail server is slow: what it was given is tried again after its lease");
-                        return Ok(());
-                    }
-                };
-                match step {
-                    Ok(Step::Tried(_)) => {}
-                    Ok(Step::Idle) => break,
-                    Err(Fault::Passing(reason) | Fault::Slow(reason)) => {
-                        warn!(reason, "e-mails are looked at again later");
-                        break;
-                    }
-                    Err(fault) => anyhow::bail!("sending e-mails: {fault}"),
-                }
-            }
-        }
+        let worker = Worker { name: "sending e-mails", period: PERIOD, wake: Arc::clone(&self.wake) };
+        worker.run(stop, || self.step()).await
     }
 
     /// Tries a batch of what is due.
@@ -114,10 +79,9 @@ impl Sender {
         if claimed.is_empty() {
             return Ok(Step::Idle);
         }
-        let tried = claimed.len();
         let results = join_all(claimed.into_iter().map(|claimed| self.attempt(claimed))).await;
         results.into_iter().collect::<Result<Vec<()>, Fault>>()?;
-        Ok(Step::Tried(tried))
+        Ok(Step::Done)
     }
 
     async fn attempt(&self, claimed: Claimed) -> Result<(), Fault> {
@@ -161,12 +125,6 @@ impl Sender {
         })
         .await
     }
-}
-
-/// When a step that is under way has had its time after the signal to stop.
-async fn too_late(stop: &CancellationToken) {
-    stop.cancelled().await;
-    tokio::time::sleep(DRAIN).await;
 }
 
 /// Counts what is not sent, until told to stop.

@@ -3,13 +3,11 @@
 
 use std::time::Duration;
 
-use service_kit::events::Fault;
 use service_kit::events::database::{self, Transaction};
 use service_kit::events::failpoint::around;
+use service_kit::events::{Fault, Step, Worker};
 use shared_events::Origin;
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use crate::reservation::{Command, Input};
 use crate::{Road, acts, store};
@@ -20,40 +18,12 @@ const PERIOD: Duration = Duration::from_millis(500);
 /// Reservations cancelled in one transaction at most.
 const BATCH: i64 = 500;
 
-/// What one step did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    Expired(usize),
-    Idle,
-}
-
 /// Sweeps until told to stop.
 ///
 /// # Errors
 /// A fatal fault.
 pub async fn run(road: Road, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut tick = interval(PERIOD);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            _ = tick.tick() => {}
-        }
-        loop {
-            match database::bounded(step(&road)).await {
-                Ok(Step::Expired(_)) => {}
-                Ok(Step::Idle) => break,
-                Err(Fault::Passing(reason) | Fault::Slow(reason)) => {
-                    warn!(reason, "deadlines are looked at again later");
-                    break;
-                }
-                Err(fault) => anyhow::bail!("sweeping deadlines: {fault}"),
-            }
-            if stop.is_cancelled() {
-                return Ok(());
-            }
-        }
-    }
+    Worker::new("sweeping deadlines", PERIOD).run(stop, || database::bounded(step(&road))).await
 }
 
 /// Cancels one batch of overdue reservations.
@@ -75,5 +45,5 @@ pub async fn step(road: &Road) -> Result<Step, Fault> {
     let writes = road.decide_loaded(&mut transaction, state, &inputs).await?;
     around(acts::COMMIT_SWEPT, transaction.commit()).await?;
     road.committed(&writes);
-    Ok(Step::Expired(inputs.len()))
+    Ok(Step::Done)
 }

@@ -14,6 +14,7 @@
 //! - [`idempotency`]: the answers of accepted calls, kept under their `Idempotency-Key`.
 //! - [`foundation`]: what a service is built from, put together.
 //! - [`waiting`]: callers that wait for what is decided; [`token`]: what a caller has seen.
+//! - [`worker`]: work that comes round.
 //! - [`failpoint`], [`acts`]: where the tests let a process die.
 //! - [`stages`]: running all of that until told to stop, and stopping it in order.
 
@@ -38,6 +39,7 @@ pub mod relay;
 pub mod stages;
 pub mod token;
 pub mod waiting;
+pub mod worker;
 
 pub use config::EventsConfig;
 pub use consumer::EventConsumer;
@@ -49,3 +51,4 @@ pub use partition::EventHandler;
 pub use record::Delivery;
 pub use relay::Relays;
 pub use stages::Stages;
+pub use worker::{Step, Worker};

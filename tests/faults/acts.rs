@@ -24,7 +24,7 @@ const PROOF: &str = env!("CARGO_BIN_EXE_proof");
 /// Within this time a process must have come to its failpoint.
 const VISIT: Duration = Duration::from_secs(40);
 
-/// What is done before a process is ready.
+/// What is done before a process is ready, or as soon as it is.
 const AT_THE_START: &[Act] = &[
     kit::MIGRATE_RUNTIME,
     kit::MIGRATE_SERVICE,
@@ -117,10 +117,10 @@ impl Walk {
         let starts: [(Act, &[usize]); 5] = [
             (kit::MIGRATE_RUNTIME, &everybody),
             (kit::MIGRATE_SERVICE, &everybody),
-            (movie::acts::COMMIT_FILLED, &movie),
             // Whoever comes second finds them there.
             (kit::CREATE_TOPICS, &one),
             (kit::FIRST_POSITIONS, &everybody),
+            (movie::acts::COMMIT_FILLED, &movie),
         ];
         for (act, members) in starts {
             for point in act.points() {
@@ -214,9 +214,15 @@ impl Walk {
         }
         self.fleet.spawn(index)?;
         self.fleet.ready(index).await?;
-        let nameless =
-            checks::count(&url, "select (select count(*) from movie) - (select count(*) from movie_text)");
-        ensure!(nameless.await? == 0, "movies without their words");
-        Ok(())
+        eventually("all movies have their words", VISIT, async || {
+            let nameless = checks::count(
+                &url,
+                "select (select count(*) from movie) - (select count(*) from movie_text)",
+            );
+            let nameless = nameless.await?;
+            ensure!(nameless == 0, "{nameless} movies without their words");
+            Ok(())
+        })
+        .await
     }
 }

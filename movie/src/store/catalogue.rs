@@ -1,18 +1,17 @@
 //! The catalogue's rows: what movies are found by, and pages of them.
 
-use service_kit::events::Fault;
 use service_kit::events::database::Transaction;
 use service_kit::events::failpoint::around;
+use service_kit::events::{Fault, Step};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Postgres, QueryBuilder, Row};
-use uuid::Uuid;
 
 use super::{movie, movie_columns, select_movie};
 use crate::acts;
 use crate::movie::Movie;
 use crate::search::{Condition, Listing, Place, Query, Sort, Text};
 
-/// Movies whose texts are written in one transaction when a service starts.
+/// Movies whose texts are made up for in one transaction.
 const FILLED_AT_ONCE: i64 = 500;
 
 /// Writes what the movies are found by. They must be locked or new, so that nobody else writes the same rows.
@@ -47,32 +46,25 @@ pub(super) async fn describe(connection: &mut PgConnection, movies: &[Movie]) ->
     Ok(())
 }
 
-/// Describes every movie that a service published or edited which did not know of this table yet.
+/// Describes a batch of the movies that a service published or edited which does not know of this table.
 ///
 /// # Errors
 /// The database's.
-pub async fn fill(pool: &PgPool) -> Result<(), Fault> {
-    let mut last = Uuid::nil();
-    loop {
-        let mut transaction = Transaction::begin(pool).await?;
-        let rows = sqlx::query(select_movie!(
-            "where id > $1 and not exists (
-                 select from movie_text where movie_text.seq = movie.seq and movie_text.edition = movie.edition
-             )
-             order by id limit $2 for update"
-        ))
-        .bind(last)
-        .bind(FILLED_AT_ONCE)
-        .fetch_all(&mut *transaction)
-        .await?;
-        let movies = rows.iter().map(movie).collect::<Result<Vec<_>, _>>()?;
-        describe(&mut transaction, &movies).await?;
-        around(acts::COMMIT_FILLED, transaction.commit()).await?;
-        match movies.last() {
-            Some(movie) => last = movie.id.0,
-            None => return Ok(()),
-        }
-    }
+pub async fn fill(pool: &PgPool) -> Result<Step, Fault> {
+    let mut transaction = Transaction::begin(pool).await?;
+    let rows = sqlx::query(select_movie!(
+        "where not exists (
+             select from movie_text where movie_text.seq = movie.seq and movie_text.edition = movie.edition
+         )
+         order by id limit $1 for update"
+    ))
+    .bind(FILLED_AT_ONCE)
+    .fetch_all(&mut *transaction)
+    .await?;
+    let movies = rows.iter().map(movie).collect::<Result<Vec<_>, _>>()?;
+    describe(&mut transaction, &movies).await?;
+    around(acts::COMMIT_FILLED, transaction.commit()).await?;
+    Ok(if movies.is_empty() { Step::Idle } else { Step::Done })
 }
 
 /// The movies that follow `after`, with their places.

@@ -21,9 +21,7 @@ use prometheus::{IntCounter, Registry};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 use utoipa::IntoParams;
 use utoipa::openapi::Schema;
 
@@ -31,6 +29,7 @@ use super::acts;
 use super::database;
 use super::failpoint::around;
 use super::fault::Fault;
+use super::worker::{Step, Worker};
 use crate::openapi::schemas;
 use crate::problem::Problem;
 
@@ -282,25 +281,11 @@ impl Idempotency {
 /// # Errors
 /// A fatal fault.
 pub async fn purge(pool: PgPool, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut tick = interval(PURGE_PERIOD);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            _ = tick.tick() => {}
-        }
-        loop {
-            match database::bounded(store::purge(&pool, PURGE_BATCH)).await {
-                Ok(purged) if purged > 0 && !stop.is_cancelled() => {}
-                Ok(_) => break,
-                Err(Fault::Passing(reason) | Fault::Slow(reason)) => {
-                    warn!(reason, "expired idempotency keys are deleted later");
-                    break;
-                }
-                Err(fault) => anyhow::bail!("deleting expired idempotency keys: {fault}"),
-            }
-        }
-    }
+    let step = || async {
+        let purged = database::bounded(store::purge(&pool, PURGE_BATCH)).await?;
+        Ok(if purged > 0 { Step::Done } else { Step::Idle })
+    };
+    Worker::new("deleting expired idempotency keys", PURGE_PERIOD).run(stop, step).await
 }
 
 #[cfg(test)]
