@@ -252,7 +252,7 @@ fn allocated_and_released(course: &Course, case: &Case<'_>) -> Outcome {
         let added = if delivered.is_some() { DELIVERED } else { 0 };
         case.same("left", &movie.qty, &(qty + added - held));
         let changes = told.iter().filter(|told| **told != "AllocationRejected").count();
-        case.same("the version", &movie.version, &(1 + i64::try_from(changes).unwrap()));
+        case.same("the version", &movie.version, &(1 + i64::try_from(changes).expect("few changes")));
     }
     outcome
 }

@@ -71,7 +71,7 @@ fn stock_work(command: stock::Command) -> Work {
 }
 
 fn count(count: i64) -> Count {
-    Count::new(count).unwrap()
+    Count::new(count).expect("a count of at least 1")
 }
 
 fn request() -> seat::Request {
