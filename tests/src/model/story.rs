@@ -71,6 +71,7 @@ fn call(call: &Call) -> String {
         Call::Place { id, movie, count } => {
             format!("place r{} (m{} × {})", id.0.as_u128(), movie.0.as_u128(), count.get())
         }
+        Call::PlaceUnder { .. } => "place under a key".to_owned(),
         Call::Cancel { id } => format!("cancel r{}", id.0.as_u128()),
         Call::Publish { movie, qty } => format!("publish m{} ({qty})", movie.0.as_u128()),
         Call::Deliver { movie, count, .. } => format!("deliver m{} (+{})", movie.0.as_u128(), count.get()),

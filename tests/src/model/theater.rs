@@ -127,6 +127,8 @@ impl Theater {
             let number = self.case.before.len() + number;
             let possible = match self.transactions.call(number) {
                 Call::Cancel { id } => self.status(state, *id).is_some(),
+                // Keys are the simulation's: no case has such a call.
+                Call::PlaceUnder { .. } => false,
                 Call::Place { .. } | Call::Publish { .. } | Call::Deliver { .. } | Call::Edit { .. } => true,
             };
             if made(number) && state.left.again > 0 {

@@ -37,8 +37,6 @@ macro_rules! hold {
 }
 pub(crate) use hold;
 
-pub(crate) use hold;
-
 /// What was seen before, to compare with.
 #[derive(Debug, Default)]
 pub struct Checks {
