@@ -95,7 +95,7 @@ fn expiring_silently(tables: &Tables, work: &Work, locks: &Locks, now: Timestamp
 
 /// The shortest way to what `decide` breaks.
 fn found(name: &str, decide: Decide) -> Vec<String> {
-    let case = cases::small().into_iter().find(|case| case.name == name).unwrap();
+    let case = cases::small().into_iter().find(|case| case.name == name).expect("a case of that name");
     let report = explore(Case { decide, ..case }, 1);
     let (property, story) = report.wrong.expect("a wrong decision is found");
     println!("{property}? After {} states:\n{}\n", report.states, story.join("\n"));

@@ -105,7 +105,9 @@ mod tests {
     #[test]
     fn first_come_first_served() {
         let mut queue = Queue::default();
-        [0, 62, 0, 7].map(Fact::new).map(|fact| queue.push(fact));
+        for fact in [0, 62, 0, 7].map(Fact::new) {
+            queue.push(fact);
+        }
         assert_eq!(queue.len(), 4);
         let taken = queue.take(3);
         assert_eq!(taken.facts().collect::<Vec<_>>(), [0, 62, 0].map(Fact::new));
@@ -116,7 +118,9 @@ mod tests {
     #[test]
     fn a_set_holds_each_once() {
         let mut set = Facts::default();
-        [3, 0, 3, 62].map(Fact::new).map(|fact| set.insert(fact));
+        for fact in [3, 0, 3, 62].map(Fact::new) {
+            set.insert(fact);
+        }
         assert_eq!(set.facts().collect::<Vec<_>>(), [0, 3, 62].map(Fact::new));
         let mut others = Facts::default();
         others.insert(Fact::new(0));
