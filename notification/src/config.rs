@@ -103,6 +103,7 @@ mod tests {
             (["--smtp-url", "smtp://jane:secret@mail?tls=perhaps"], "tls=required"),
             (["--smtp-url", "smtp://jane:secret@mail?TLS=required"], "tls=required"),
             (["--smtp-url", "smtps://jane:secret@mail?tls=required"], "always TLS"),
+            (["--smtp-url", "smtp://jane:secret@mail#tls=required"], "no `#`"),
             (["--smtp-url", "smtp://secret@mail"], "user:password@host"),
             (["--smtp-url", "smtp://:secret@mail"], "user:password@host"),
             (["--smtp-url", ""], "--smtp-url"),

@@ -8,6 +8,8 @@ use lettre::Message;
 use lettre::message::Mailbox;
 use lettre::transport::smtp::Error;
 use lettre::transport::smtp::client::AsyncSmtpConnection;
+use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
+use lettre::transport::smtp::extension::{MailBodyParameter, MailParameter};
 use service_kit::events::failpoint::around;
 use tracing::debug;
 
@@ -19,7 +21,10 @@ use server::SmtpUrl;
 /// From connecting to the mail server's answer to the whole e-mail. It may look into it for long (RFC 5321, 4.5.3.2.6).
 pub const SEND_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long a mail server is waited for that doesn't say goodbye. By then it has the e-mail.
+/// For a connection to one of its addresses: the next one is to have its turn.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a mail server is waited for that doesn't say goodbye. By then it has the e-mail, or has refused it.
 pub const QUIT_LIMIT: Duration = Duration::from_secs(1);
 
 /// What came of an attempt.
@@ -50,26 +55,50 @@ impl Mailer {
             Ok(message) => message,
             Err(reason) => return Verdict::Never(reason),
         };
-        let mut connection = match tokio::time::timeout(SEND_LIMIT, self.deliver(&message)).await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => return verdict(&error),
-            Err(_) => {
-                return Verdict::Later(format!("the mail server was not done within {SEND_LIMIT:?}"));
-            }
+        let attempt = async {
+            let mut connection = self.server.connect(CONNECT_LIMIT).await?;
+            let delivered = around(acts::SEND, deliver(&mut connection, &message)).await;
+            Ok::<_, Error>((connection, delivered))
         };
-        match tokio::time::timeout(QUIT_LIMIT, connection.quit()).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => debug!(%error, "the mail server took the e-mail, and no goodbye"),
-            Err(_) => debug!("the mail server took the e-mail, and says no goodbye"),
+        match tokio::time::timeout(SEND_LIMIT, attempt).await {
+            Ok(Ok((connection, delivered))) => {
+                say_goodbye(connection).await;
+                delivered.map_or_else(|error| verdict(&error), |()| Verdict::Sent)
+            }
+            Ok(Err(error)) => verdict(&error),
+            Err(_) => Verdict::Later(format!("the mail server was not done within {SEND_LIMIT:?}")),
         }
-        Verdict::Sent
     }
+}
 
-    async fn deliver(&self, message: &Message) -> Result<AsyncSmtpConnection, Error> {
-        let mut connection = self.server.connect(SEND_LIMIT).await?;
-        let formatted = message.formatted();
-        around(acts::SEND, connection.send(message.envelope(), &formatted)).await?;
-        Ok(connection)
+/// Gives the server an e-mail. The library's own `send` says goodbye after a refusal, and waits for the answer to that
+/// for as long as it takes.
+async fn deliver(connection: &mut AsyncSmtpConnection, message: &Message) -> Result<(), Error> {
+    let envelope = message.envelope();
+    let content = message.formatted();
+    // A server that doesn't offer what is asked for here refuses it.
+    let mut parameters = Vec::new();
+    if envelope.to().iter().chain(envelope.from()).any(|address| !address.to_string().is_ascii()) {
+        parameters.push(MailParameter::SmtpUtfEight);
+    }
+    if !content.is_ascii() {
+        parameters.push(MailParameter::Body(MailBodyParameter::EightBitMime));
+    }
+    connection.command(Mail::new(envelope.from().cloned(), parameters)).await?;
+    for to in envelope.to() {
+        connection.command(Rcpt::new(to.clone(), Vec::new())).await?;
+    }
+    connection.command(Data).await?;
+    connection.message(&content).await?;
+    Ok(())
+}
+
+/// What the server has said by now stands, whatever it says to that.
+async fn say_goodbye(mut connection: AsyncSmtpConnection) {
+    match tokio::time::timeout(QUIT_LIMIT, connection.quit()).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => debug!(%error, "the mail server takes no goodbye"),
+        Err(_) => debug!("the mail server says no goodbye"),
     }
 }
 
@@ -119,43 +148,41 @@ mod tests {
         }
     }
 
-    /// It has the e-mail: to send it again would tell the customer twice.
+    /// What it said to the e-mail stands: sent again, it would tell the customer twice; refused, it is refused.
     #[tokio::test]
-    async fn a_server_that_says_no_goodbye_has_the_email() {
+    async fn a_server_that_says_no_goodbye_has_said_enough() {
+        let (verdict, last) = of_a_server_that_answers(&["220", "250", "250", "250", "354", "250"]).await;
+        assert_eq!((verdict, last.as_str()), (Verdict::Sent, "."));
+        let (verdict, last) = of_a_server_that_answers(&["220", "250", "250", "550"]).await;
+        assert!(matches!(verdict, Verdict::Never(_)) && last.starts_with("RCPT"), "{verdict:?} to {last}");
+        let (verdict, last) = of_a_server_that_answers(&["220", "250", "250", "250", "354", "451"]).await;
+        assert!(matches!(verdict, Verdict::Later(_)) && last == ".", "{verdict:?} to {last}");
+    }
+
+    /// What comes of an e-mail, and what the last answer was to. After its answers the server is silent.
+    async fn of_a_server_that_answers(answers: &[&str]) -> (Verdict, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("smtp://{}", listener.local_addr().unwrap());
         let server = async {
             let (connection, _) = listener.accept().await.unwrap();
             let mut connection = BufReader::new(connection);
-            let mut said = Vec::new();
-            // The greeting answers nothing; the end of the e-mail, a dot, is the last that is answered.
-            for (heard, answer) in [
-                ("", "220"),
-                ("EHLO", "250"),
-                ("MAIL", "250"),
-                ("RCPT", "250"),
-                ("DATA", "354"),
-                (".", "250"),
-            ] {
-                while !heard.is_empty() {
-                    let mut line = String::new();
+            let mut line = String::new();
+            // The greeting answers nothing; a dot alone ends the e-mail.
+            for (heard, answer) in ["", "EHLO", "MAIL", "RCPT", "DATA", ".\r\n"].into_iter().zip(answers) {
+                while !line.starts_with(heard) {
+                    line.clear();
                     connection.read_line(&mut line).await.unwrap();
-                    said.push(line.trim_end().to_owned());
-                    if said.last().is_some_and(|line| line.starts_with(heard)) {
-                        break;
-                    }
                 }
                 connection.write_all(format!("{answer} well\r\n").as_bytes()).await.unwrap();
             }
+            let last = line.trim_end().to_owned();
             // Until the client hangs up.
-            while connection.read_line(&mut String::new()).await.unwrap() > 0 {}
-            said
+            while connection.read_line(&mut line).await.unwrap() > 0 {}
+            last
         };
         let mailer = Mailer::new(url.parse().unwrap(), "no-reply@localhost".parse().unwrap());
         let notification = notification(Outcome::Confirmed, None, "m");
-        let (verdict, said) = tokio::join!(mailer.send(&notification), server);
-        assert_eq!(verdict, Verdict::Sent);
-        assert_eq!(said.last().map(String::as_str), Some("."));
+        tokio::join!(mailer.send(&notification), server)
     }
 
     #[tokio::test]

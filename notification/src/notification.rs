@@ -167,7 +167,7 @@ pub fn fold(mut state: State, inputs: Vec<Notification>) -> Writes {
         let told_before = !state.insert(input.key());
         match (told_before, input.outcome) {
             (false, outcome @ (Outcome::Confirmed | Outcome::Cancelled(_))) => {
-                // Whoever was told that it is cancelled must not be told that it is confirmed.
+                // Whose cancellation was recorded before must not be told that it is confirmed.
                 if outcome == Outcome::Confirmed && state.contains(&(input.reservation_id, Status::Cancelled))
                 {
                     writes.overtaken.insert(input.reservation_id);

@@ -42,7 +42,7 @@ impl fmt::Debug for SmtpUrl {
 }
 
 impl SmtpUrl {
-    /// A connection that is ready for an e-mail. `limit` is for TCP alone.
+    /// A connection that is ready for an e-mail. `limit` is for TCP alone, to each of the server's addresses.
     ///
     /// # Errors
     /// A server that isn't there, offers no TLS where it is required, or refuses the user.
@@ -70,6 +70,9 @@ impl FromStr for SmtpUrl {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let url = Url::parse(text).map_err(|error| error.to_string())?;
+        if url.fragment().is_some() {
+            return Err("there may be no `#`; in a password it is %23".into());
+        }
         let host = match url.host() {
             // Without its brackets.
             Some(Host::Ipv6(address)) => address.to_string(),
