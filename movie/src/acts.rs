@@ -1,7 +1,7 @@
 //! What a crash may come right before or right after, beside the runtime's own acts.
 
 service_kit::acts! {
-    /// What no service has described yet is committed with its words, at the start.
+    /// What no service has described yet is committed with its words.
     COMMIT_FILLED = "movie.commit-filled";
     /// A published movie is written.
     INSERT = "movie.insert";

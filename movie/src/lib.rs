@@ -31,8 +31,8 @@ pub use config::Config;
 use movie::{Input, Writes};
 use store::catalogue;
 
-/// How often movies are looked for that are not described.
-const FILL_PERIOD: Duration = Duration::from_secs(10);
+/// How often movies are looked for that are not described: in all of the catalogue.
+const FILL_PERIOD: Duration = Duration::from_secs(30);
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 

@@ -11,8 +11,8 @@ use crate::acts;
 use crate::movie::Movie;
 use crate::search::{Condition, Listing, Place, Query, Sort, Text};
 
-/// Movies whose texts are made up for in one transaction.
-const FILLED_AT_ONCE: i64 = 500;
+/// Movies whose texts are made up for in one transaction: sales of them wait for it.
+const FILLED_AT_ONCE: i64 = 100;
 
 /// Writes what the movies are found by. They must be locked or new, so that nobody else writes the same rows.
 ///
@@ -46,7 +46,8 @@ pub(super) async fn describe(connection: &mut PgConnection, movies: &[Movie]) ->
     Ok(())
 }
 
-/// Describes a batch of the movies that a service published or edited which does not know of this table.
+/// Describes a batch of the movies that a service published or edited which does not know of this table; those that
+/// are being sold just now, or described by another replica, are left out.
 ///
 /// # Errors
 /// The database's.
@@ -56,7 +57,7 @@ pub async fn fill(pool: &PgPool) -> Result<Step, Fault> {
         "where not exists (
              select from movie_text where movie_text.seq = movie.seq and movie_text.edition = movie.edition
          )
-         order by id limit $1 for update"
+         order by id limit $1 for update skip locked"
     ))
     .bind(FILLED_AT_ONCE)
     .fetch_all(&mut *transaction)
