@@ -102,7 +102,7 @@ mod present {
         Ok(done)
     }
 
-    /// Has `die` called by whoever passes this failpoint next.
+    /// Has `die` called by whoever passes this failpoint.
     ///
     /// # Errors
     /// None here.

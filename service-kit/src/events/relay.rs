@@ -238,7 +238,8 @@ impl Relay {
                 match within(acts::SEND, || send(&producer, row)) {
                     Ok(delivery) => break delivery,
                     Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => {
-                        self.settle(connection, &mut touch, deliveries.pop_front()).await?;
+                        let first = deliveries.pop_front();
+                        around(acts::ACKNOWLEDGE, self.settle(connection, &mut touch, first)).await?;
                     }
                     Err(error) => return Err(self.refused(connection, row, error).await),
                 }

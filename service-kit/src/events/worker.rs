@@ -11,8 +11,8 @@ use tracing::warn;
 
 use super::fault::Fault;
 
-/// How long a step that is under way has when the process stops.
-const DRAIN: Duration = Duration::from_secs(10);
+/// How long a step that is under way has when the process stops: other parts are to stop after it.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// What one step did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,8 @@ impl Worker {
         Self { name, period, wake: Arc::default() }
     }
 
-    /// Works until told to stop. A passing fault is logged, and the work looked for again after the period.
+    /// Works until told to stop. A passing fault is logged, and the work looked for again after the period, or when
+    /// somebody wakes the worker.
     ///
     /// # Errors
     /// Any other fault.
