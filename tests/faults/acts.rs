@@ -73,6 +73,7 @@ pub(crate) async fn a_crash_before_and_after_each(environment: &Environment) -> 
     walk.later_starts().await?;
     let Walk { fleet, visited, deaths } = walk;
     books::balanced(&fleet, &books.so_far()).await?;
+    books::delivered(&fleet.stage, &mail).await?;
     fleet.stop().await?;
     let missing: Vec<_> = all().difference(&visited).copied().collect();
     ensure!(missing.is_empty(), "nobody died at {missing:?}");

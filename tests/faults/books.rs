@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use theater_tests::fleet::Fleet;
 use theater_tests::log::{self, Entry};
+use theater_tests::mail::MailServer;
 use theater_tests::theater::Stage;
 use theater_tests::{Api, checks, eventually};
 use uuid::Uuid;
@@ -16,6 +17,19 @@ use crate::market::{BROKEN, Books};
 
 /// How long a fleet that is whole again may take to come to rest.
 const REST: Duration = Duration::from_secs(60);
+
+/// The mail server has an e-mail of each notification that was to be sent, and of no other. It may have some twice.
+pub(crate) async fn delivered(stage: &Stage, server: &MailServer) -> anyhow::Result<()> {
+    let mut database = PgConnection::connect(&stage.notification_url).await?;
+    let sent: Vec<Uuid> =
+        sqlx::query_scalar("select notification_id from email").fetch_all(&mut database).await?;
+    let sent: BTreeSet<String> = sent.iter().map(Uuid::to_string).collect();
+    let mails = server.mails()?;
+    let taken = mails.iter().filter_map(|mail| Some(mail.id.split_once('@')?.0.to_owned()));
+    let taken: BTreeSet<String> = taken.collect();
+    ensure!(!sent.is_empty() && sent == taken, "{} sent, {} taken", sent.len(), taken.len());
+    Ok(())
+}
 
 /// Waits until the fleet is at rest, and checks all that must hold then.
 pub(crate) async fn balanced(fleet: &Fleet, books: &Books) -> anyhow::Result<()> {
@@ -54,7 +68,7 @@ fn ended_as_asked(reservations: &HashMap<Uuid, Value>, books: &Books) -> anyhow:
             (Some("CONFIRMED"), None) => !cancelled,
             (Some("CANCELLED"), Some("CUSTOMER")) => cancelled,
             (Some("CANCELLED"), Some("DEADLINE")) => books.hurried.contains(id),
-            (Some("CANCELLED"), Some("OUT_OF_STOCK")) => true,
+            (Some("CANCELLED"), Some("OUT_OF_STOCK")) => !books.plenty.contains(&self::id(&row["movieId"])?),
             _ => false,
         };
         ensure!(as_asked, "cancelled by its customer: {cancelled}; {row}");

@@ -45,6 +45,8 @@ pub(crate) struct Books {
     /// Published and delivered.
     pub(crate) stock: HashMap<Uuid, i64>,
     pub(crate) names: HashMap<Uuid, String>,
+    /// Movies that are never sold out.
+    pub(crate) plenty: HashSet<Uuid>,
     pub(crate) broken: usize,
 }
 
@@ -84,6 +86,7 @@ impl Market {
             plenty: Uuid::now_v7(),
             scarce: Uuid::now_v7(),
         };
+        books.open().plenty.insert(market.plenty);
         market.publish(market.plenty, PLENTY).await?;
         market.publish(market.scarce, 10).await?;
         Ok(market)

@@ -105,16 +105,24 @@ async fn in_order(theater: &mut Theater, batch: &Batch) -> anyhow::Result<()> {
     holder.release().await
 }
 
+const OVERDUE_FIRST: &str =
+    "update reservation set deadline = placed_at where id = (select id from reservation order by id limit 1)";
+const OVERDUE_OTHERS: &str =
+    "update reservation set deadline = placed_at where id > (select id from reservation order by id limit 1)";
+
 /// Reservations placed together, of which one is being decided when the deadline of all has passed.
 pub(crate) async fn the_sweeper_waits_for_nobody(environment: &Environment) -> anyhow::Result<()> {
-    let setup = Setup { replicas: 2, deadline_secs: 6, ..Setup::default() };
+    let setup = Setup { replicas: 2, deadline_secs: 600, ..Setup::default() };
     let mut theater = Theater::start(environment, setup).await?;
     let movie = theater.api.publish(100).await?;
     checks::at_rest(&theater.stage, SOON).await?;
     theater.stop_service("movie").await?;
     let placed: Vec<Uuid> = try_join_all((0..20).map(|_| theater.api.reserve(movie, 1))).await?;
     let url = &theater.stage.reservation_url;
-    let holder = Holder::of(url, "select from reservation order by id limit 1 for update").await?;
+    let mut holder = Holder::of(url, "select from reservation order by id limit 1 for update").await?;
+    holder.execute(OVERDUE_FIRST).await?;
+    let mut database = PgConnection::connect(url).await?;
+    sqlx::raw_sql(OVERDUE_OTHERS).execute(&mut database).await?;
     let cancelled = async |count: usize| {
         eventually("they are cancelled", SOON, async || {
             let cancelled = "select count(*) from reservation where reason = 'DEADLINE'";
