@@ -65,8 +65,10 @@ const HAPPENS_MIN: u64 = 100;
 fn every_schedule_ends_well() {
     let first = std::env::var("THEATER_SEED").map_or_else(|_| another_seed(), |seed| seed.parse().unwrap());
     println!("seeds {first} to {}", first + SCHEDULES - 1);
+    let began = std::time::Instant::now();
     let played = play_all(first, SCHEDULES, |_| {}).unwrap_or_else(|failure| panic!("{failure}"));
-    println!("{} schedules, {} steps", played.schedules, played.steps);
+    let secs = began.elapsed().as_secs_f64();
+    println!("{} schedules, {} steps, {secs:.1} s", played.schedules, played.steps);
     assert_eq!(played.schedules, SCHEDULES);
     assert!(played.steps_min >= STEPS_MIN as u64, "a schedule has {} steps", played.steps_min);
     for (what, count) in played.tally.iter() {

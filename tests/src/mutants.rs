@@ -204,7 +204,7 @@ async fn killed_by(workshop: &mut Workshop, killers: &[Killer]) -> anyhow::Resul
         let by = match ending {
             Ending::Passed => continue,
             Ending::Failed(tests) => tests.join(", "),
-            Ending::Hung => format!("{killer}, which had not ended"),
+            Ending::Hung => return Ok(Fate::Hung(killer.to_string())),
         };
         return Ok(Fate::Killed { by, tier: killer.tier, test, build });
     }

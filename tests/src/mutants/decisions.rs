@@ -48,7 +48,7 @@ pub const MUTANTS: &[Mutant] = &[
             right: "self.record(reservation_id, Decision { movie_id: id, outcome: Outcome::Void, count });",
             wrong: "",
         }],
-        killers: &[unit("movie"), SIMULATION],
+        killers: &[unit("movie")],
     },
     Mutant {
         name: "release-twice",
@@ -85,7 +85,7 @@ pub const MUTANTS: &[Mutant] = &[
             right: "Outcome::Void => {}\n            }\n            return;",
             wrong: "Outcome::Void => return,\n            }",
         }],
-        killers: &[SIMULATION],
+        killers: &[unit("movie"), SIMULATION],
     },
     Mutant {
         name: "version-not-raised",

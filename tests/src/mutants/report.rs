@@ -9,8 +9,15 @@ use super::{Mutant, Tier};
 
 #[derive(Debug)]
 pub enum Fate {
-    Killed { by: String, tier: Tier, test: Duration, build: Duration },
+    Killed {
+        by: String,
+        tier: Tier,
+        test: Duration,
+        build: Duration,
+    },
     Survived,
+    /// A test had not ended in time: whether for the mutant's sake nobody can say.
+    Hung(String),
     DoesNotCompile(String),
     DoesNotApply(String),
 }
@@ -23,6 +30,7 @@ impl fmt::Display for Fate {
                 write!(f, "killed by {by} ({tier}) in {test:.1} s (build {build:.1} s)")
             }
             Self::Survived => f.write_str("SURVIVED"),
+            Self::Hung(test) => write!(f, "HUNG in {test}"),
             Self::DoesNotCompile(message) => write!(f, "DOES NOT COMPILE: {message}"),
             Self::DoesNotApply(message) => write!(f, "DOES NOT APPLY: {message}"),
         }

@@ -156,7 +156,7 @@ pub const MUTANTS: &[Mutant] = &[
             Ok(effects)\n        };",
             },
         ],
-        killers: &[integration("together::what_a_batch_writes")],
+        killers: &[integration("positions::two_owners_of_everything")],
     },
     Mutant {
         name: "dead-letter-outside-the-transaction",

@@ -16,7 +16,7 @@ use super::checkout::Checkout;
 use super::{Killer, Tier};
 use crate::Environment;
 
-/// How long a test may take. One that takes longer has noticed something.
+/// How long a test may take. One that takes longer hangs.
 pub const LIMIT: Duration = Duration::from_secs(180);
 
 /// How long tests wait for what a mutant may never do.

@@ -11,6 +11,9 @@ use crate::simulation::tables::{DEADLINE_SECS, Service};
 /// Rounds in which everything must have come to its end.
 const ROUNDS: usize = 200;
 
+/// Batches in which a partition must have been read to its end.
+const BATCHES_MAX: usize = 1_000;
+
 impl World {
     /// Everything is carried to its end, and then all must be as promised.
     ///
@@ -49,16 +52,26 @@ impl World {
                 }
             }
             for partition in 0..PARTITIONS {
-                while self.consume(replica, partition, BATCH) {
-                    did = true;
-                    self.end_all()?;
-                }
+                did |= self.read_to_the_end(replica, partition)?;
             }
         }
         while self.send_dead_letter() {
             did = true;
         }
         Ok(did)
+    }
+
+    fn read_to_the_end(&mut self, replica: usize, partition: usize) -> Result<bool, Violation> {
+        let mut batches = 0;
+        while self.consume(replica, partition, BATCH) {
+            self.end_all()?;
+            batches += 1;
+            if batches > BATCHES_MAX {
+                let name = self.name(replica);
+                return Err(Violation::new(format!("{name} goes on in partition {partition} for ever")));
+            }
+        }
+        Ok(batches > 0)
     }
 
     fn end_all(&mut self) -> Result<bool, Violation> {
