@@ -29,6 +29,7 @@ use super::failpoint::{around, within};
 use super::kafka::Kafka;
 use super::metrics::EventMetrics;
 use super::outbox::{DEAD_LETTER_SHARD, EVENT_SHARDS, Outbox, headers_from_text};
+use super::stages::overdue;
 
 /// Rows that are read and sent at once, and the bytes after which no further row is.
 const BATCH_ROWS: i64 = 1_000;
@@ -188,7 +189,7 @@ impl Relay {
             woken.as_mut().enable();
             let step = tokio::select! {
                 step = self.step(&mut connection) => step?,
-                () = too_late(shutdown) => {
+                () = overdue(shutdown, DRAIN) => {
                     warn!(outbox.shard = self.shard, "Kafka is away: the next owner sends what waits");
                     return Ok(());
                 }
@@ -350,12 +351,6 @@ impl Relay {
             warn!(%error, "dropping a producer");
         }
     }
-}
-
-/// When a step that is under way has had its time after the signal to stop.
-async fn too_late(shutdown: &CancellationToken) {
-    shutdown.cancelled().await;
-    tokio::time::sleep(DRAIN).await;
 }
 
 struct OutboxRow {

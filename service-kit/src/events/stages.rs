@@ -82,6 +82,12 @@ impl Stages {
     }
 }
 
+/// When what is under way in a part has had `limit` after the signal to stop.
+pub(super) async fn overdue(stop: &CancellationToken, limit: Duration) {
+    stop.cancelled().await;
+    tokio::time::sleep(limit).await;
+}
+
 fn outcome(
     name: &'static str,
     ended: Result<anyhow::Result<()>, tokio::task::JoinError>,

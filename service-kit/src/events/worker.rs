@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::fault::Fault;
+use super::stages::overdue;
 
 /// How long a step that is under way has when the process stops: other parts are to stop after it.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -55,7 +56,7 @@ impl Worker {
             while !stop.is_cancelled() {
                 let did = tokio::select! {
                     did = step() => did,
-                    () = too_late(&stop) => {
+                    () = overdue(&stop, DRAIN) => {
                         warn!(work = self.name, "given up in the middle of a step: the process stops");
                         return Ok(());
                     }
@@ -72,11 +73,6 @@ impl Worker {
             }
         }
     }
-}
-
-async fn too_late(stop: &CancellationToken) {
-    stop.cancelled().await;
-    tokio::time::sleep(DRAIN).await;
 }
 
 #[cfg(test)]
