@@ -24,6 +24,7 @@ mod locks;
 mod look;
 mod narrow;
 mod observability;
+mod older;
 mod paging;
 mod poison;
 mod positions;
@@ -106,6 +107,7 @@ fn underneath() -> Vec<Test> {
         locks::are_taken_in_the_order_of_the_ids,
         locks::the_sweeper_waits_for_nobody,
         narrow::events_that_fit_are_sent,
+        older::starts_after_a_newer_one_has_migrated,
         poison::in_the_reservations,
         poison::in_the_movies,
         poison::within_a_batch,

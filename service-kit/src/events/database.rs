@@ -71,14 +71,24 @@ async fn migrate(url: &PgConnectOptions, name: &str, service: &Migrator) -> anyh
         .when(|error| matches!(passing(error), Fault::Passing(_)))
         .notify(|error, wait| warn!(%error, ?wait, "the database is not there yet"))
         .await?;
-    let mut runtime = Migrator::with_migrations(RUNTIME.iter().cloned().collect());
+    let mut runtime = beside_newer(&RUNTIME);
     runtime.dangerous_set_table_name("_runtime_migrations");
     let migrated = runtime.run(&mut connection);
     around(acts::MIGRATE_RUNTIME, migrated).await.context("migrating the runtime's tables")?;
+    let service = beside_newer(service);
     let migrated = service.run(&mut connection);
     around(acts::MIGRATE_SERVICE, migrated).await.context("migrating the service's tables")?;
     connection.close().await?;
     Ok(())
+}
+
+/// Migrations that a newer release has applied, and this one doesn't know, are passed over: while a new release is rolled
+/// out an old replica may start again, and after a roll-back all of them do. So no migration takes away what the release
+/// before it uses.
+fn beside_newer(migrations: &Migrator) -> Migrator {
+    let mut migrator = Migrator::with_migrations(migrations.iter().cloned().collect());
+    migrator.set_ignore_missing(true);
+    migrator
 }
 
 fn passing(error: &sqlx::Error) -> Fault {

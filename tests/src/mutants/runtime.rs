@@ -6,6 +6,7 @@ const RELAY: &str = "service-kit/src/events/relay.rs";
 const OUTBOX: &str = "service-kit/src/events/outbox.rs";
 const OFFSET: &str = "service-kit/src/events/offset.rs";
 const PARTITION: &str = "service-kit/src/events/partition.rs";
+const DATABASE: &str = "service-kit/src/events/database.rs";
 const ASSIGNMENT: &str = "service-kit/src/events/assignment.rs";
 const FAULT: &str = "service-kit/src/events/fault.rs";
 const IDEMPOTENCY: &str = "service-kit/src/events/idempotency.rs";
@@ -235,5 +236,15 @@ pub const MUTANTS: &[Mutant] = &[
             wrong: "if saved <= new.len() as u64 { Ok(()) } else { Err(Fault::Fenced) }",
         }],
         killers: &[integration("idempotency::both_replicas_past_the_look")],
+    },
+    Mutant {
+        name: "only-on-its-own-schema",
+        wrong: "a release does not start where a newer one has migrated",
+        edits: &[Edit {
+            file: DATABASE,
+            right: "migrator.set_ignore_missing(true);",
+            wrong: "migrator.set_ignore_missing(false);",
+        }],
+        killers: &[integration("older::starts_after_a_newer_one_has_migrated")],
     },
 ];
