@@ -11,7 +11,7 @@ PARTITIONS = 12
 class Rendering:
     def __init__(self, things):
         self.things = things
-        self.workloads = self.kind("Deployment", "StatefulSet")
+        self.workloads = self.kind("Deployment", "StatefulSet", "Job")
 
     def kind(self, *kinds):
         return [thing for thing in self.things if thing["kind"] in kinds]

@@ -1,0 +1,3 @@
+# refused: dependabot-cooldown
+# in: .github/dependabot.yml
+/cooldown/d

@@ -1,0 +1,3 @@
+# refused: 'environments'
+# in: azure-pipelines.yml
+s/environment: production/environments: production/

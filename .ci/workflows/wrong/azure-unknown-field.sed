@@ -1,0 +1,3 @@
+# refused: 'timeoutMinutes' was unexpected
+# in: azure-pipelines.yml
+s/timeoutInMinutes/timeoutMinutes/

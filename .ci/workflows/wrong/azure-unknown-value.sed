@@ -1,0 +1,3 @@
+# refused: 'away' is not one of
+# in: azure-pipelines.yml
+s/command: logout/command: away/

@@ -1,0 +1,3 @@
+# refused: artipacked
+# in: .github/workflows/theater.yml
+/^        with:$/{N;/persist-credentials/d}

@@ -1,0 +1,3 @@
+# refused: was unexpected
+# in: .github/dependabot.yml
+s/groups:/group:/

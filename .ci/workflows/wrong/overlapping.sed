@@ -1,0 +1,3 @@
+# refused: concurrency-limits
+# in: .github/workflows/theater.yml
+/^concurrency:/,/^$/d

@@ -1,0 +1,3 @@
+# refused: unknown permission scope "package"
+# in: .github/workflows/theater.yml
+s/packages: write/package: write/
