@@ -1,3 +1,3 @@
 # refused: SC2086
 # in: .github/workflows/theater.yml
-s/"\$REPOSITORY" "\$GITHUB_SHA"/$REPOSITORY $GITHUB_SHA/
+s/"\$\{REPOSITORY,,\}" "\$GITHUB_SHA"/${REPOSITORY,,} $GITHUB_SHA/
