@@ -3,7 +3,7 @@
 import re
 
 # service-kit: DRAIN_LIMIT, RUNTIME_LIMIT, and what the last spans may take.
-DRAIN_SECS = 25 + 2 + 5
+DRAIN_SECS = 30 + 2 + 5
 # What a topic has that the services create.
 PARTITIONS = 12
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::Parser;
-use service_kit::config::TelemetryConfig;
+use service_kit::config::{DrainConfig, TelemetryConfig};
 
 use crate::{client::Network, cors::Origin, upstream::UpstreamUrl};
 
@@ -50,6 +50,9 @@ pub struct Config {
     /// any. Unset: no page of another origin
     #[arg(long, env = "CORS_ORIGINS", value_delimiter = ',')]
     pub cors_origins: Vec<Origin>,
+
+    #[command(flatten)]
+    pub drain: DrainConfig,
 
     #[command(flatten)]
     pub telemetry: TelemetryConfig,

@@ -46,6 +46,7 @@ pub struct Application {
     port: u16,
     gateway: routes::Gateway,
     metrics: Metrics,
+    drain_delay: Duration,
 }
 
 impl Application {
@@ -66,9 +67,9 @@ impl Application {
     pub fn build_with(config: Config, limits: Limits) -> anyhow::Result<Self> {
         let listener = http::bind(config.bind_address)?;
         let port = listener.local_addr()?.port();
-        let metrics = Metrics::new();
+        let (metrics, drain_delay) = (Metrics::new(), config.drain.delay());
         let gateway = routes::Gateway::new(config, limits, metrics.registry())?;
-        Ok(Self { listener, port, gateway, metrics })
+        Ok(Self { listener, port, gateway, metrics, drain_delay })
     }
 
     /// The port bound, also when the configuration said 0.
@@ -85,6 +86,7 @@ impl Application {
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         tracing::info!(port = self.port, "listening");
         let mut server = http::Server::new(self.listener, self.metrics, Health::new());
+        server.drain_delay = self.drain_delay;
         // The proxy has its own, tighter limits, and its own answers when they are reached.
         server.request_timeout = self.gateway.limits().request() + Duration::from_secs(1);
         // Fewer than a service takes, which must take ours too.

@@ -1,5 +1,7 @@
 //! Settings that every service has. A service's own `Config` flattens them.
 
+use std::time::Duration;
+
 use clap::{Args, ValueEnum};
 
 /// Where logs and traces go.
@@ -14,6 +16,21 @@ pub struct TelemetryConfig {
     /// How log lines look; without it `pretty` on a terminal, else `json`
     #[arg(long, env = "LOG_FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
+}
+
+/// How a process takes its leave.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct DrainConfig {
+    /// Seconds, 5 at most, that requests are still taken after the signal to end, while `/readyz` fails: until load
+    /// balancers have noticed, and clients that keep a connection were told to take another
+    #[arg(long, env = "DRAIN_DELAY_SECS", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=5))]
+    pub drain_delay_secs: u8,
+}
+
+impl DrainConfig {
+    pub fn delay(self) -> Duration {
+        Duration::from_secs(self.drain_delay_secs.into())
+    }
 }
 
 /// How log lines look.

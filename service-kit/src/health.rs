@@ -43,11 +43,17 @@ impl Health {
         self.draining.store(true, Ordering::Release);
     }
 
+    /// Whether it drains.
+    #[must_use]
+    pub fn draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
     /// # Errors
     ///
     /// Why it is not ready.
     pub async fn ready(&self) -> Result<(), &'static str> {
-        if self.draining.load(Ordering::Acquire) {
+        if self.draining() {
             return Err("draining");
         }
         match tokio::time::timeout(PROBE_LIMIT, (self.probe)()).await {

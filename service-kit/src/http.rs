@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_http::{HttpService, error::DispatchError};
+use actix_http::{ConnectionType, HttpService, error::DispatchError};
 use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, fn_service, map_config};
 use actix_web::{
     App, Error, FromRequest, HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _,
@@ -104,7 +104,8 @@ pub struct Server {
     pub head_timeout: Duration,
     /// What a head over these is answered 431.
     pub head_bounds: HeadBounds,
-    /// Between `/readyz` failing and the end of accepting: until the load balancer has noticed.
+    /// Between `/readyz` failing and the end of accepting: until load balancers have noticed. Each answer of this time is
+    /// the last on its connection.
     pub drain_delay: Duration,
 }
 
@@ -276,7 +277,7 @@ fn app<R: Fn(&mut web::ServiceConfig)>(
     + use<R>,
 > {
     let limit = common.request_timeout;
-    let (metrics, bounds) = (common.metrics.clone(), common.head_bounds);
+    let (metrics, health, bounds) = (common.metrics.clone(), common.health.clone(), common.head_bounds);
     App::new()
         .app_data(Data::new(common.clone()))
         // First, so that routes which take every path leave these alone.
@@ -287,7 +288,7 @@ fn app<R: Fn(&mut web::ServiceConfig)>(
         .default_service(web::to(unknown_route))
         .wrap(from_fn(move |req, next| limited(limit, req, next)))
         .wrap(from_fn(methods::completed))
-        .wrap(from_fn(move |req, next| observed(metrics.clone(), bounds, req, next)))
+        .wrap(from_fn(move |req, next| observed(metrics.clone(), health.clone(), bounds, req, next)))
 }
 
 /// What a probe is told.
@@ -359,6 +360,7 @@ async fn limited(
 /// nothing more is seen.
 async fn observed(
     metrics: Metrics,
+    health: Health,
     bounds: HeadBounds,
     mut req: ServiceRequest,
     next: Next<BoxBody>,
@@ -382,6 +384,10 @@ async fn observed(
             if !response.headers().contains_key(&name) {
                 response.headers_mut().insert(name, HeaderValue::from_static(value));
             }
+        }
+        if health.draining() {
+            // The client's next request is another's. One on a connection that we are about to close would be lost.
+            response.head_mut().set_connection_type(ConnectionType::Close);
         }
         let (status, took) = (response.status(), start.elapsed());
         metrics.observe_request(&method, route.as_deref(), status, took);

@@ -8,8 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{config::TelemetryConfig, telemetry};
 
-/// How long a process may take from the signal to its end. Kubernetes kills after 30 s.
-pub const DRAIN_LIMIT: Duration = Duration::from_secs(25);
+/// How long a process may take from the signal to its end, the 5 s at most until load balancers have noticed included.
+/// Whoever kills it then has to wait longer: by default Kubernetes does for 30 s, Docker for 10 s.
+pub const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long blocking work left behind by `serve` may hold up the exit.
 const RUNTIME_LIMIT: Duration = Duration::from_secs(2);

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test helper that fails has failed its test")]
 
-use std::{net::SocketAddr, time::Duration};
+use std::{io::ErrorKind, net::SocketAddr, time::Duration};
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
@@ -19,7 +19,7 @@ use service_kit::{
     telemetry, trace,
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufStream},
     net::TcpStream,
     sync::Semaphore,
     task::JoinHandle,
@@ -401,6 +401,55 @@ async fn what_was_accepted_is_answered_before_the_end() {
     tokio::time::timeout(DEADLINE, busy.read_to_string(&mut text)).await.unwrap().unwrap();
     assert_eq!(Answer::parse(&text).body, "held");
     server.stop().await;
+}
+
+/// Reads one answer of a connection that may go on.
+async fn answer(stream: &mut BufStream<TcpStream>) -> Answer {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert_ne!(stream.read_line(&mut head).await.unwrap(), 0, "{head}");
+    }
+    let mut answer = Answer::parse(&head);
+    let mut body = vec![0; answer.header("content-length").unwrap().parse().unwrap()];
+    stream.read_exact(&mut body).await.unwrap();
+    answer.body = String::from_utf8(body).unwrap();
+    answer
+}
+
+/// A connection that is in use is never closed under its client: the last answer says that it is the last.
+#[tokio::test]
+async fn until_balancers_have_noticed_requests_are_taken_and_connections_renewed() {
+    let health = Health::new();
+    let probe = health.clone();
+    let server = start(|server| {
+        server.health = health;
+        server.drain_delay = DEADLINE;
+    });
+    let mut kept = BufStream::new(server.connect().await);
+    let ask = b"GET /number/7 HTTP/1.1\r\nhost: test\r\n\r\n";
+    for (draining, connection) in [(false, None), (true, Some("close"))] {
+        if draining {
+            server.shutdown.cancel();
+            tokio::time::timeout(DEADLINE, async {
+                while !probe.draining() {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await
+            .expect("it drains");
+        }
+        kept.write_all(ask).await.unwrap();
+        kept.flush().await.unwrap();
+        let answer = answer(&mut kept).await;
+        assert_eq!((answer.body.as_str(), answer.header("connection")), ("7", connection), "{answer:?}");
+    }
+    assert_eq!(
+        tokio::time::timeout(DEADLINE, kept.read_u8()).await.unwrap().unwrap_err().kind(),
+        ErrorKind::UnexpectedEof
+    );
+    // Others are still let in.
+    assert_eq!(server.get("/number/8").await.body, "8");
+    server.served.abort();
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use crate::config::DrainConfig;
+
 /// The service's own database, and Kafka.
 #[derive(clap::Args, Clone, Debug)]
 pub struct EventsConfig {
@@ -34,6 +36,9 @@ pub struct EventsConfig {
     /// Replicas of a topic that is created; the broker's own default if unset
     #[arg(long, env = "KAFKA_TOPIC_REPLICATION", value_parser = clap::value_parser!(i32).range(1..=100))]
     pub kafka_topic_replication: Option<i32>,
+
+    #[command(flatten)]
+    pub drain: DrainConfig,
 }
 
 /// A PostgreSQL URL that has been parsed; its text keeps the password and is never logged.

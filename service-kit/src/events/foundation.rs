@@ -1,6 +1,7 @@
 //! What the four services that take part in the saga are built from, and how their parts are put together.
 
 use std::net::TcpListener;
+use std::time::Duration;
 
 use actix_web::web;
 use shared_events::Consumer;
@@ -42,6 +43,7 @@ pub struct Foundation {
     kafka: Kafka,
     database: PgConnectOptions,
     event_metrics: EventMetrics,
+    drain_delay: Duration,
 }
 
 impl Foundation {
@@ -64,6 +66,7 @@ impl Foundation {
             kafka,
             database: config.database_url.0.clone(),
             event_metrics,
+            drain_delay: config.drain.delay(),
         })
     }
 
@@ -78,7 +81,8 @@ impl Foundation {
             let pool = pool.clone();
             Box::pin(async move { sqlx::query("select 1").execute(&pool).await.is_ok() })
         });
-        let server = Server::new(listener, self.metrics.clone(), health);
+        let mut server = Server::new(listener, self.metrics.clone(), health);
+        server.drain_delay = self.drain_delay;
         Stages::new().then("http", |stop| server.run(stop, routes))
     }
 

@@ -10,8 +10,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
-/// A part that doesn't stop within this bound is given up; nothing committed is lost by that.
-const STAGE_LIMIT: Duration = Duration::from_secs(15);
+/// A part that doesn't stop within this bound is given up; nothing committed is lost by that. HTTP may take 18 s: 5 until
+/// load balancers have noticed, and 13 to end what it accepted.
+const STAGE_LIMIT: Duration = Duration::from_secs(20);
 
 struct Stage {
     name: &'static str,
