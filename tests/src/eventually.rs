@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-/// How often it looks.
+/// How often it looks, unless told.
 const PERIOD: Duration = Duration::from_millis(25);
 
 /// Seconds that nobody waits longer than, whatever the limit: for runs in which much is expected to fail.
@@ -24,11 +24,24 @@ static PATIENCE_MAX: LazyLock<Option<Duration>> = LazyLock::new(|| {
 pub async fn eventually<T>(
     what: &str,
     limit: Duration,
+    check: impl AsyncFnMut() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    eventually_at(PERIOD, what, limit, check).await
+}
+
+/// As [`eventually`], for what is costly to look at.
+///
+/// # Errors
+/// As [`eventually`].
+pub async fn eventually_at<T>(
+    period: Duration,
+    what: &str,
+    limit: Duration,
     mut check: impl AsyncFnMut() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let limit = PATIENCE_MAX.map_or(limit, |patience| limit.min(patience));
     let began = Instant::now();
-    let mut tick = interval(PERIOD);
+    let mut tick = interval(period);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;

@@ -11,15 +11,18 @@
 //! - [`mail`]: a mail server, and what it was sent.
 //! - [`eventually()`]: waiting for something, with a deadline.
 //! - [`checks`]: what must hold of any theater at rest; [`promise`]: of every record that a service writes.
+//! - [`load`]: customers and a vendor at a theater that runs somewhere; [`cluster`]: the theater on a Kubernetes.
 //! - [`mutants`]: deliberately wrong versions of the services, and the tests that notice each.
 //! - [`simulation`]: the saga on maps and lists, under every misfortune that a seed can think of; [`model`]: small
 //!   cases of it, explored to the last state.
 
 pub mod api;
 pub mod checks;
+pub mod cluster;
 pub mod environment;
 mod eventually;
 pub mod fleet;
+pub mod load;
 pub mod log;
 pub mod mail;
 pub mod model;
@@ -34,5 +37,5 @@ pub mod topics;
 
 pub use api::Api;
 pub use environment::Environment;
-pub use eventually::eventually;
+pub use eventually::{eventually, eventually_at};
 pub use theater::{Setup, Theater};

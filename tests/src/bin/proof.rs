@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use theater_infra::supervise;
-use theater_tests::{fleet, mail, model, mutants, simulation};
+use theater_tests::{cluster, fleet, load, mail, model, mutants, simulation};
 
 /// Puts the saga to the proof.
 #[derive(Parser)]
@@ -22,6 +22,10 @@ enum Command {
     Model(model::run::Options),
     /// Applies deliberately wrong versions of the services, one at a time, and says which test notices each
     Mutants(mutants::Options),
+    /// Is customers and a vendor at a theater that runs somewhere; a failed call or wrong books exit with 1
+    Load(load::Options),
+    /// Deploys the theater on a Kubernetes, and has it scaled, rolled and drained under load
+    Cluster(cluster::Options),
     /// Is one of the services
     #[command(hide = true, disable_help_flag = true)]
     Fleet {
@@ -39,6 +43,8 @@ fn main() -> ExitCode {
         Command::Simulate(options) => simulation::run::main(&options),
         Command::Model(options) => model::run::main(&options),
         Command::Mutants(options) => mutants::main(&options),
+        Command::Load(options) => load::main(&options),
+        Command::Cluster(options) => cluster::main(&options),
         Command::Fleet { args } => return fleet::service::main(args),
         Command::Mail(options) => mail::server::main(options),
     };
