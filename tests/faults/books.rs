@@ -1,6 +1,6 @@
 //! A theater at rest against the books of its market: nothing accepted is missing, nothing happened twice.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -93,27 +93,15 @@ async fn sold_exactly(api: &Api, reservations: &HashMap<Uuid, Value>, books: &Bo
     Ok(())
 }
 
-/// The identities of each event, by its name and what it is about.
-fn identities(
-    log: &[Entry],
-    about: fn(&Value) -> String,
-) -> anyhow::Result<BTreeMap<(String, String), BTreeSet<String>>> {
-    let mut identities: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
-    for entry in log.iter().filter(|entry| !is_broken(entry)) {
-        let event = entry.json();
-        let identity = entry.header("ce_id").with_context(|| format!("no ce_id: {event}"))?;
-        identities.entry((about(&event), entry.event_type())).or_default().insert(identity);
-    }
-    for (event, identities) in &identities {
-        ensure!(identities.len() == 1, "{event:?} happened {} times: {identities:?}", identities.len());
-    }
-    Ok(identities)
+/// What happened, broken records left out.
+fn happened(log: &[Entry], about: fn(&Value) -> String) -> anyhow::Result<BTreeSet<(String, String)>> {
+    log::happened(log.iter().filter(|entry| !is_broken(entry)), about)
 }
 
 /// What is told of each reservation is what became of it, and each part of it once, its repeats left out.
 fn told_once(log: &[Entry], reservations: &HashMap<Uuid, Value>) -> anyhow::Result<()> {
     let mut told: HashMap<String, BTreeSet<String>> = HashMap::new();
-    for (reservation, event) in identities(log, |event| text(&event["reservationId"]))?.into_keys() {
+    for (reservation, event) in happened(log, |event| text(&event["reservationId"]))? {
         told.entry(reservation).or_default().insert(event);
     }
     ensure!(told.len() == reservations.len(), "{} reservations, {} told", reservations.len(), told.len());
@@ -132,12 +120,12 @@ fn told_once(log: &[Entry], reservations: &HashMap<Uuid, Value>) -> anyhow::Resu
 
 /// Each of a movie's events happened once: its versions, and its answers to each reservation.
 fn one_identity(log: &[Entry]) -> anyhow::Result<()> {
-    identities(log, |event| {
+    happened(log, |event| {
         let version =
             if event["eventType"] == "AllocationRejected" { &Value::Null } else { &event["version"] };
         format!("{} {version} of {}", text(&event["reservationId"]), text(&event["movieId"]))
     })?;
-    identities(log, |event| match event["eventType"].as_str() {
+    happened(log, |event| match event["eventType"].as_str() {
         Some("TicketsAdded") => text(&event["deliveryId"]),
         Some("MovieUpdated") => format!("{} {}", text(&event["movieId"]), event["version"]),
         Some("MoviePublished") => text(&event["movieId"]),

@@ -1,7 +1,6 @@
 //! Who takes several rows takes them in the order of their ids, and the sweeper waits for nobody: so no two
 //! transactions wait for each other.
 
-use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -133,15 +132,11 @@ pub(crate) async fn the_sweeper_waits_for_nobody(environment: &Environment) -> a
     theater.start_again("movie").await?;
     checks::at_rest(&theater.stage, SOON).await?;
 
-    let mut told: HashMap<String, HashSet<String>> = HashMap::new();
     let topic = format!("{}reservations", theater.stage.prefix);
-    for entry in log::read(&theater.stage.bootstrap, &topic).await? {
-        if entry.event_type() == "ReservationCancelled" {
-            let id = entry.json()["reservationId"].as_str().context("reservationId")?.to_owned();
-            told.entry(id).or_default().insert(entry.header("ce_id").context("ce_id")?);
-        }
-    }
-    ensure!(told.len() == placed.len() && told.values().all(|ids| ids.len() == 1), "{told:?}");
+    let mut told = log::read(&theater.stage.bootstrap, &topic).await?;
+    told.retain(|entry| entry.event_type() == "ReservationCancelled");
+    let told = log::happened(&told, |event| event["reservationId"].to_string())?;
+    ensure!(told.len() == placed.len(), "{told:?}");
     checks::invariants(&theater.stage, &theater.api).await?;
     theater.stop().await
 }

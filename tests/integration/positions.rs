@@ -1,10 +1,10 @@
 //! A partition with two owners: whatever each of them believes, every record has its effect once, and the position
 //! only moves forward.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use sqlx::{Connection, PgConnection};
 use theater_tests::checks::{self, Outcomes};
@@ -113,16 +113,8 @@ pub(crate) async fn two_owners_of_everything(environment: &Environment) -> anyho
 /// Of each event there is one: its repeats have its identity.
 async fn told_once(stage: &Stage) -> anyhow::Result<()> {
     for topic in ["reservations", "movies"] {
-        let mut ids: HashMap<_, HashSet<String>> = HashMap::new();
-        for entry in log::read(&stage.bootstrap, &format!("{}{topic}", stage.prefix)).await? {
-            let about = entry.json()["reservationId"].to_string();
-            ids.entry((about, entry.event_type()))
-                .or_default()
-                .insert(entry.header("ce_id").context("ce_id")?);
-        }
-        for (event, ids) in ids {
-            ensure!(ids.len() == 1, "{event:?} was told {} times", ids.len());
-        }
+        let entries = log::read(&stage.bootstrap, &format!("{}{topic}", stage.prefix)).await?;
+        log::happened(&entries, |event| event["reservationId"].to_string())?;
     }
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! What lies in a topic.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
@@ -36,6 +36,26 @@ impl Entry {
     pub fn event_type(&self) -> String {
         self.json()["eventType"].as_str().unwrap_or_default().to_owned()
     }
+}
+
+/// What happened, by what it is about and its type, repeats left out.
+///
+/// # Errors
+/// What happened more than once, each time under another identity; a record without one.
+pub fn happened<'a>(
+    log: impl IntoIterator<Item = &'a Entry>,
+    about: impl Fn(&Value) -> String,
+) -> anyhow::Result<BTreeSet<(String, String)>> {
+    let mut identities: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
+    for entry in log {
+        let event = entry.json();
+        let identity = entry.header("ce_id").with_context(|| format!("no ce_id: {event}"))?;
+        identities.entry((about(&event), entry.event_type())).or_default().insert(identity);
+    }
+    for (event, identities) in &identities {
+        ensure!(identities.len() == 1, "{event:?} happened {} times: {identities:?}", identities.len());
+    }
+    Ok(identities.into_keys().collect())
 }
 
 /// All records of a topic, partition by partition, up to where it ended when asked.
