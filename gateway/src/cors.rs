@@ -31,12 +31,13 @@ const ALLOWED: [HeaderName; 8] = [
 ];
 
 /// What a page may read, beside what browsers let every page read.
-const EXPOSED: [HeaderName; 11] = [
+const EXPOSED: [HeaderName; 12] = [
     header::LOCATION,
     header::ETAG,
     header::LINK,
     header::RETRY_AFTER,
     header::ALLOW,
+    header::CONTENT_DISPOSITION,
     HeaderName::from_static("preference-applied"),
     HeaderName::from_static("idempotent-replayed"),
     HeaderName::from_static("consistency-token"),

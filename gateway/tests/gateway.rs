@@ -237,6 +237,7 @@ async fn each_path_goes_to_its_service() {
         ("/reservations/7/events", "reservation"),
         ("/notifications", "notification"),
         ("/reservationLists?userId=1", "reservation-list"),
+        ("/reservationLists/exports/7/file", "reservation-list"),
     ] {
         let answer = gateway.get(path).await;
         assert_eq!(answer.status, 200, "{answer:?}");

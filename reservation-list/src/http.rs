@@ -1,4 +1,6 @@
-//! The list, newest first.
+//! The list, newest first; [`exports`] are files of it.
+
+pub mod exports;
 
 use std::time::Duration;
 
@@ -30,7 +32,7 @@ const CATCH_UP_LIMIT: Duration = Duration::from_secs(3);
 /// What the service says of itself.
 #[derive(OpenApi)]
 #[openapi(
-    paths(list),
+    paths(list, exports::ask, exports::show, exports::download),
     tags((name = "reservationLists", description = "What customers have reserved, as the events tell it")),
 )]
 struct Description;
@@ -39,6 +41,7 @@ struct Description;
 pub struct Api {
     pub pool: PgPool,
     pub room: Room<Status>,
+    pub exports: exports::Exports,
 }
 
 pub fn routes(api: Api) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static {
@@ -48,7 +51,10 @@ pub fn routes(api: Api) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'st
         config
             .app_data(api.clone())
             .service(openapi::resource(description.clone()))
-            .service(web::resource("/reservationLists").get(list));
+            .service(web::resource("/reservationLists").get(list))
+            .service(web::resource("/reservationLists/exports").post(exports::ask))
+            .service(web::resource("/reservationLists/exports/{id}").get(exports::show))
+            .service(web::resource("/reservationLists/exports/{id}/file").get(exports::download));
     }
 }
 
@@ -176,18 +182,38 @@ async fn catch_up(api: &Api, seen: Token, Stopping(stopping): &Stopping) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use actix_web::{App, http::StatusCode, test};
     use prometheus::Registry;
     use serde_json::Value;
+    use service_kit::events::{Idempotency, IdempotencyConfig};
 
     use super::*;
+    use crate::export::folder::Folder;
+    use crate::export::maker::{ExportMetrics, Maker};
+
+    fn get(uri: &str) -> test::TestRequest {
+        test::TestRequest::with_uri(uri)
+    }
 
     /// What is refused never reaches the database, so there need be none.
-    async fn refused(uri: &str) -> (StatusCode, Value) {
+    async fn refused(request: test::TestRequest) -> (StatusCode, Value) {
         let pool = PgPool::connect_lazy("postgres://localhost:1/nowhere").unwrap();
-        let room = Room::new(&Registry::new()).unwrap();
-        let app = test::init_service(App::new().configure(routes(Api { pool, room }))).await;
-        let response = test::call_service(&app, test::TestRequest::with_uri(uri).to_request()).await;
+        let registry = Registry::new();
+        let maker = Maker {
+            pool: pool.clone(),
+            folder: Folder::new("nowhere"),
+            bytes_max: 1,
+            metrics: ExportMetrics::new(&registry).unwrap(),
+            wake: Arc::default(),
+        };
+        let config = IdempotencyConfig { idempotency_ttl_secs: 1 };
+        let idempotency = Idempotency::new(&config, &registry).unwrap();
+        let exports = exports::Exports::new(&maker, 1, idempotency);
+        let api = Api { pool, room: Room::new(&registry).unwrap(), exports };
+        let app = test::init_service(App::new().configure(routes(api))).await;
+        let response = test::call_service(&app, request.to_request()).await;
         let status = response.status();
         let mut body: Value = test::read_body_json(response).await;
         (status, body["errors"][0].take())
@@ -195,16 +221,35 @@ mod tests {
 
     #[actix_web::test]
     async fn bad_filters_are_named() {
-        let (status, error) = refused("/reservationLists?status=CONFIRMED").await;
+        let (status, error) = refused(get("/reservationLists?status=CONFIRMED")).await;
         assert_eq!(status, StatusCode::BAD_REQUEST);
         assert_eq!(error, serde_json::json!({"pointer": "/status", "detail": "must be confirmed or all"}));
         for (query, pointer) in
             [("limit=many", "/limit"), ("cursor=x", "/cursor"), ("reserveId=x", "/reserveId")]
         {
-            let (status, error) = refused(&format!("/reservationLists?{query}")).await;
+            let (status, error) = refused(get(&format!("/reservationLists?{query}"))).await;
             assert_eq!((status, error["pointer"].as_str()), (StatusCode::BAD_REQUEST, Some(pointer)));
         }
-        let (status, error) = refused("/reservationLists?userId=").await;
+        let (status, error) = refused(get("/reservationLists?userId=")).await;
         assert_eq!((status, error["pointer"].as_str()), (StatusCode::UNPROCESSABLE_ENTITY, Some("/userId")));
+    }
+    #[actix_web::test]
+    async fn bad_exports_are_named() {
+        for (body, pointer, detail) in [
+            ("{}", "/movieId", "is missing"),
+            (r#"{"movieId": 7}"#, "/movieId", "invalid type: integer `7`, expected a string"),
+            (r#"{"movieId": "7"}"#, "/movieId", "must be a UUID"),
+            (r#"{"movieId": "0192f0c1-7c1a-7000-8000-000000000001", "id": "7"}"#, "/id", "must be a UUID"),
+        ] {
+            let post = test::TestRequest::post().uri("/reservationLists/exports");
+            let post = post.insert_header(("content-type", "application/json")).set_payload(body);
+            let (status, error) = refused(post).await;
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+            assert_eq!(error, serde_json::json!({"pointer": pointer, "detail": detail}), "{body}");
+        }
+        for path in ["/reservationLists/exports/7", "/reservationLists/exports/7/file"] {
+            let (status, error) = refused(get(path)).await;
+            assert_eq!((status, error["pointer"].as_str()), (StatusCode::BAD_REQUEST, Some("/id")));
+        }
     }
 }

@@ -5,28 +5,35 @@
 //! - [`projection`]: what the log says of a reservation, in whatever order: pure.
 //! - [`store`]: the rows behind it.
 //! - [`events`]: outcomes from the log.
-//! - [`http`]: the list, newest first, with what the caller has seen already.
+//! - [`export`]: a movie's reservations as a file, for its vendor.
+//! - [`http`]: the list, newest first, with what the caller has seen already; and the calls about exports.
 //! - [`config`]: the settings.
 //! - [`acts`]: where the tests let the process die.
 
 pub mod acts;
 pub mod config;
 pub mod events;
+pub mod export;
 pub mod http;
 pub mod projection;
 pub mod store;
 
 use std::net::TcpListener;
+use std::sync::Arc;
 
 use service_kit::events::database::Reading;
 use service_kit::events::waiting::Room;
-use service_kit::events::{Foundation, Needs};
+use service_kit::events::{Foundation, Idempotency, Needs, idempotency};
 use shared_events::{Consumer, ReservationId};
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
+use export::folder::Folder;
+use export::maker::{ExportMetrics, Maker};
+use http::exports::Exports;
 use projection::Status;
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -37,6 +44,8 @@ pub struct Application {
     listener: TcpListener,
     metrics: events::ListMetrics,
     room: Room<Status>,
+    exports: Exports,
+    maker: Maker,
 }
 
 impl Application {
@@ -54,9 +63,19 @@ impl Application {
             session: &[("synchronous_commit", "off")],
         };
         let foundation = Foundation::build(&config.events, needs).await?;
-        let metrics = events::ListMetrics::new(foundation.metrics.registry())?;
-        let room = Room::new(foundation.metrics.registry())?;
-        Ok(Self { foundation, listener, metrics, room })
+        let registry = foundation.metrics.registry();
+        let metrics = events::ListMetrics::new(registry)?;
+        let room = Room::new(registry)?;
+        let maker = Maker {
+            pool: foundation.pool.clone(),
+            folder: Folder::new(config.exports.exports_dir),
+            bytes_max: config.exports.exports_bytes_max,
+            metrics: ExportMetrics::new(registry)?,
+            wake: Arc::new(Notify::new()),
+        };
+        let idempotency = Idempotency::new(&config.idempotency, registry)?;
+        let exports = Exports::new(&maker, config.exports.exports_ttl_secs, idempotency);
+        Ok(Self { foundation, listener, metrics, room, exports, maker })
     }
 
     /// The port that was bound; 0 if the system can't tell.
@@ -69,12 +88,17 @@ impl Application {
     /// # Errors
     /// A fatal fault.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { foundation, listener, metrics, room } = self;
+        let Self { foundation, listener, metrics, room, exports, maker } = self;
         let pool = foundation.pool.clone();
-        let api = http::Api { pool: pool.clone(), room: room.clone() };
+        let api = http::Api { pool: pool.clone(), room: room.clone(), exports };
         let handler = events::Handler { metrics, room: room.clone() };
-        let stages =
-            foundation.serve(listener, http::routes(api)).then("waiting", |stop| watch(room, pool, stop));
+        let clearing = maker.clone();
+        let stages = foundation
+            .serve(listener, http::routes(api))
+            .then("waiting", |stop| watch(room, pool.clone(), stop))
+            .then("exports", |stop| maker.run(stop))
+            .then("expired exports", |stop| clearing.clear(stop))
+            .then("idempotency", |stop| idempotency::purge(pool, stop));
         foundation.consume(stages, handler).run(shutdown).await
     }
 }

@@ -18,6 +18,8 @@ macro_rules! select_reservation {
     };
 }
 
+pub mod export;
+
 /// Loads and locks what the inputs name.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use serde_json::Value;
 use theater_tests::{Api, Environment, Setup, Theater};
 
 /// What the contract names, and nothing else.
-const CALLS: [(&str, &str); 13] = [
+const CALLS: [(&str, &str); 16] = [
     ("/", "GET"),
     ("/docs/", "GET"),
     ("/livez", "GET"),
@@ -20,6 +20,9 @@ const CALLS: [(&str, &str); 13] = [
     ("/openapi.json", "GET"),
     ("/readyz", "GET"),
     ("/reservationLists", "GET"),
+    ("/reservationLists/exports", "POST"),
+    ("/reservationLists/exports/{id}", "GET"),
+    ("/reservationLists/exports/{id}/file", "GET"),
     ("/reservations", "GET POST"),
     ("/reservations/{id}/events", "GET"),
 ];

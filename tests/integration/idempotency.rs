@@ -90,6 +90,18 @@ fn routes(movie: Uuid) -> Vec<Route> {
     ]
 }
 
+/// Asks for a file, of which nothing else depends.
+fn export(movie: Uuid) -> Route {
+    Route {
+        path: "/reservationLists/exports".into(),
+        status: 202,
+        body: json!({"movieId": movie}),
+        alike: "{ \"movieId\"\n: \"MOVIE\", \"ignored\": 1}",
+        changes: vec![("movieId", json!(Uuid::now_v7())), ("id", json!(Uuid::now_v7()))],
+        refused: vec![("movieId", json!("7"), 400)],
+    }
+}
+
 impl Route {
     fn call(&self, key: impl Into<Vec<u8>>, body: &Value) -> Call {
         Call::post(&self.path, body, self.status).with(KEY, key)
@@ -131,10 +143,12 @@ fn same(first: &Answer, again: &Answer) -> anyhow::Result<()> {
 }
 
 pub(crate) async fn a_key_has_one_effect(environment: &Environment) -> anyhow::Result<()> {
-    let theater = Theater::start(environment, Setup::default()).await?;
+    let folder = tempfile::tempdir()?;
+    let exports = ("reservation-list", format!("--exports-dir={}", folder.path().display()));
+    let theater = Theater::start(environment, Setup { settings: vec![exports], ..Setup::default() }).await?;
     let api = &theater.api;
     let movie = api.publish(1_000).await?;
-    for route in routes(movie) {
+    for route in routes(movie).into_iter().chain([export(movie)]) {
         keys_are_bounded(api, &route).await.with_context(|| route.path.clone())?;
         let first = route.first(api, "one", &route.body).await?;
         route.again(api, "one", &route.body, &first).await?;
@@ -161,7 +175,9 @@ pub(crate) async fn a_key_has_one_effect(environment: &Environment) -> anyhow::R
     ensure!(reservations == 3 + 1 + 2 + 1, "{reservations} reservations");
     let deliveries = checks::count(&theater.stage.movie_url, "select count(*) from delivery").await?;
     ensure!(deliveries == 3 + 1 + 3 + 1, "{deliveries} deliveries");
-    for service in ["movie", "reservation"] {
+    let exports = checks::count(&theater.stage.reservation_list_url, "select count(*) from export").await?;
+    ensure!(exports == 3 + 1 + 1 + 1, "{exports} exports");
+    for service in ["movie", "reservation", "reservation-list"] {
         let text =
             Api::new(format!("http://127.0.0.1:{}", theater.port(service)))?.get("/metrics").await?.text;
         let repeats = prometheus::parse(&text)?.sum("idempotent_replays_total", &[]);

@@ -53,7 +53,7 @@ pub(crate) async fn rows(stage: &Stage) -> anyhow::Result<Seen> {
             seen.insert(format!("{service}: {table}"), rows);
         }
     }
-    ensure!(seen.len() == 12, "tables: {:?}", seen.keys());
+    ensure!(seen.len() == 13, "tables: {:?}", seen.keys());
     Ok(seen)
 }
 

@@ -16,6 +16,7 @@ mod described;
 mod edge;
 mod email;
 mod endings;
+mod exports;
 mod holder;
 mod http_surface;
 mod idempotency;
@@ -65,6 +66,13 @@ fn on_the_surface() -> Vec<Test> {
         edge::heads_are_bounded,
         edge::pages_of_other_origins_call_if_they_may,
         edge::slow_clients_harm_nobody,
+        exports::a_dead_replicas_export_is_begun_again,
+        exports::a_folder_that_can_not_be_written_fails_the_export,
+        exports::a_movies_reservations_are_exported,
+        exports::expired_exports_are_cleared,
+        exports::exports_expire_by_themselves,
+        exports::replicas_that_share_no_folder_say_so,
+        exports::too_many_at_once_are_refused,
         http_surface::movies_are_delivered_and_edited,
         http_surface::movies_are_published_and_shown,
         http_surface::reservations_are_cancelled_and_told,

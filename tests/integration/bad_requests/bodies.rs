@@ -62,6 +62,7 @@ pub(super) fn unparsable() -> Vec<Call> {
     let targets = [
         (Method::POST, "/movies"),
         (Method::POST, "/reservations"),
+        (Method::POST, "/reservationLists/exports"),
         (Method::PATCH, patched.as_str()),
         (Method::POST, delivered.as_str()),
     ];

@@ -151,6 +151,8 @@ pub(super) fn ids() -> Vec<Call> {
         calls.push(refused(Call::post(format!("/movies/{id}/tickets"), &json!({"count": 1}), 400)));
         calls.push(refused(Call::get(format!("/reservations/{id}"), 400)));
         calls.push(refused(Call::delete(format!("/reservations/{id}"), 400)));
+        calls.push(refused(Call::get(format!("/reservationLists/exports/{id}"), 400)));
+        calls.push(refused(Call::get(format!("/reservationLists/exports/{id}/file"), 400)));
     }
     calls
 }
@@ -165,6 +167,9 @@ pub(super) fn methods(id: Uuid) -> Vec<Call> {
         (format!("/reservations/{id}"), "GET, HEAD, DELETE, OPTIONS"),
         ("/notifications".to_owned(), "GET, HEAD, OPTIONS"),
         ("/reservationLists".to_owned(), "GET, HEAD, OPTIONS"),
+        ("/reservationLists/exports".to_owned(), "POST, OPTIONS"),
+        (format!("/reservationLists/exports/{id}"), "GET, HEAD, OPTIONS"),
+        (format!("/reservationLists/exports/{id}/file"), "GET, HEAD, OPTIONS"),
         ("/livez".to_owned(), "GET, HEAD, OPTIONS"),
         ("/readyz".to_owned(), "GET, HEAD, OPTIONS"),
         ("/metrics".to_owned(), "GET, HEAD, OPTIONS"),

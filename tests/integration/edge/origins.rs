@@ -69,9 +69,10 @@ pub(crate) async fn pages_of_other_origins_call_if_they_may(environment: &Enviro
 
 /// What a page may read beside the body.
 fn all_exposed(answer: &Answer) -> bool {
-    const NAMES: [&str; 9] = [
+    const NAMES: [&str; 10] = [
         "location",
         "etag",
+        "content-disposition",
         "link",
         "retry-after",
         "preference-applied",

@@ -1,0 +1,116 @@
+//! Reservations as CSV (RFC 4180): UTF-8, commas, CRLF, a row of names first. Pure.
+//!
+//! Customers choose their ids and vendors their movies' names, and who opens the file in a spreadsheet is somebody else:
+//! a cell that begins like a formula would be run as one. So what begins like one has a `'` before it, and so has
+//! what begins with a `'`: whoever takes one leading `'` away has exactly what was typed
+//! (<https://owasp.org/www-community/attacks/CSV_Injection>).
+
+use std::borrow::Cow;
+
+use csv::{Terminator, WriterBuilder};
+
+use crate::projection::Reservation;
+
+/// What the file is, for whoever downloads it.
+pub const MEDIA_TYPE: &str = "text/csv; charset=utf-8; header=present";
+
+const NAMES: [&str; 7] = ["reserveId", "reserveStatus", "userId", "movieId", "movieName", "count", "date"];
+
+/// With what a formula begins in one spreadsheet or another, the full-width ones included; and our own mark.
+const MARKED: [char; 12] = ['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠', '\''];
+
+/// The first row.
+pub fn head() -> Vec<u8> {
+    written([NAMES.map(Cow::Borrowed)])
+}
+
+/// A row for each reservation.
+pub fn rows(reservations: &[Reservation]) -> Vec<u8> {
+    written(reservations.iter().map(|reservation| {
+        [
+            reservation.id.to_string().into(),
+            reservation.status.as_str().into(),
+            text(&reservation.user_id),
+            reservation.movie_id.to_string().into(),
+            text(reservation.movie_name.as_deref().unwrap_or_default()),
+            reservation.count.get().to_string().into(),
+            text(&reservation.date),
+        ]
+    }))
+}
+
+fn written<'a>(rows: impl IntoIterator<Item = [Cow<'a, str>; 7]>) -> Vec<u8> {
+    let mut writer = WriterBuilder::new().terminator(Terminator::CRLF).from_writer(Vec::new());
+    for row in rows {
+        writer.write_record(row.iter().map(|cell| cell.as_bytes())).expect("memory takes all");
+    }
+    writer.into_inner().expect("memory takes all")
+}
+
+fn text(typed: &str) -> Cow<'_, str> {
+    if typed.starts_with(MARKED) { format!("'{typed}").into() } else { typed.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use csv::ReaderBuilder;
+    use proptest::prelude::*;
+    use shared_events::{Count, MovieId, ReservationId};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::projection::Status;
+
+    fn reservation(user_id: &str, movie_name: Option<&str>) -> Reservation {
+        Reservation {
+            id: ReservationId(Uuid::nil()),
+            status: Status::Confirmed,
+            user_id: user_id.to_owned(),
+            movie_id: MovieId(Uuid::max()),
+            movie_name: movie_name.map(str::to_owned),
+            count: Count::new(45).unwrap(),
+            date: "2026-12-24".to_owned(),
+        }
+    }
+
+    fn line(user_id: &str, movie_name: Option<&str>) -> String {
+        let line = String::from_utf8(rows(&[reservation(user_id, movie_name)])).unwrap();
+        let line = line.replace(&Uuid::nil().to_string(), "R").replace(&Uuid::max().to_string(), "M");
+        line.strip_suffix("\r\n").unwrap().to_owned()
+    }
+
+    #[test]
+    fn rows_are_lines() {
+        assert_eq!(head(), b"reserveId,reserveStatus,userId,movieId,movieName,count,date\r\n");
+        assert_eq!(line("7", Some("LALALand")), "R,CONFIRMED,7,M,LALALand,45,2026-12-24");
+        assert_eq!(line("7", None), "R,CONFIRMED,7,M,,45,2026-12-24");
+        assert_eq!(
+            line("O\"Neill, Jane", Some("Two\r\nlines")),
+            "R,CONFIRMED,\"O\"\"Neill, Jane\",M,\"Two\r\nlines\",45,2026-12-24"
+        );
+        assert_eq!(rows(&[]), b"");
+    }
+
+    #[test]
+    fn no_cell_is_a_formula() {
+        for typed in ["=1+1", "+1", "-1", "@SUM(A1)", "＝1", "'"] {
+            assert_eq!(line(typed, None), format!("R,CONFIRMED,'{typed},M,,45,2026-12-24"));
+        }
+        assert_eq!(line("\t=1", Some("\r=1")), "R,CONFIRMED,'\t=1,M,\"'\r=1\",45,2026-12-24");
+        assert_eq!(line("1=1", Some("it's")), "R,CONFIRMED,1=1,M,it's,45,2026-12-24");
+    }
+
+    proptest! {
+        #[test]
+        fn who_takes_the_mark_away_has_what_was_typed(typed: Vec<(String, String)>) {
+            let reservations: Vec<_> =
+                typed.iter().map(|(user, movie)| reservation(user, Some(movie))).collect();
+            let file = [head(), rows(&reservations)].concat();
+            let read = ReaderBuilder::new().from_reader(file.as_slice()).into_records();
+            let unmarked = |cell: &str| cell.strip_prefix('\'').unwrap_or(cell).to_owned();
+            let read: Vec<_> =
+                read.map(|row| row.map(|row| (unmarked(&row[2]), unmarked(&row[4]))).unwrap()).collect();
+            prop_assert_eq!(read, typed);
+        }
+    }
+}
