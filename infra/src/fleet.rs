@@ -1,6 +1,7 @@
 //! The five services in this process, each on its own port with its own database.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -118,6 +119,8 @@ pub struct Settings {
     pub kafka_config: String,
     pub topic_prefix: String,
     pub partitions: i32,
+    /// The folder of exports, unless the environment says it.
+    pub exports: Option<PathBuf>,
 }
 
 /// How often, and for how long, the launcher looks whether the consumers have joined their groups.
@@ -169,6 +172,9 @@ impl Fleet {
             args.push(format!("--kafka-config={}", settings.kafka_config));
             args.push(format!("--kafka-topic-prefix={}", settings.topic_prefix));
             args.push(format!("--kafka-topic-partitions={}", settings.partitions));
+        }
+        if let (Service::ReservationList, Some(exports)) = (service, &settings.exports) {
+            args.push(format!("--exports-dir={}", exports.display()));
         }
         let stop = CancellationToken::new();
         macro_rules! start {

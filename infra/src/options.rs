@@ -59,7 +59,7 @@ pub struct Parts {
     #[arg(long, global = true, value_name = "URL", value_parser = postgres_url)]
     pub postgres: Option<String>,
 
-    /// Keep the data of the private PostgreSQL and of native Kafka in this folder between runs
+    /// Keep the data of the private PostgreSQL and of native Kafka, and exports, in this folder between runs
     #[arg(long, global = true, value_name = "DIR")]
     pub data: Option<PathBuf>,
 

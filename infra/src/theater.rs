@@ -1,6 +1,7 @@
 //! The whole theater: a broker, a database server and the five services, started together and stopped together.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use shared_events::{Topic, Topics};
@@ -12,6 +13,7 @@ use crate::options::{Kafka, Parts};
 use crate::progress::step;
 use crate::records::{Broker, Records};
 use crate::running::{self, Announcement, Running};
+use crate::supervise::Scratch;
 
 mod databases;
 
@@ -39,6 +41,8 @@ enum Carrier {
 pub struct Theater {
     fleet: Fleet,
     databases: Databases,
+    /// Exports that are thrown away with the databases which know of them.
+    exports: Option<Scratch>,
     carrier: Carrier,
     broker: Broker,
     topics: Topics,
@@ -57,8 +61,14 @@ impl Theater {
         let topics = Topics::new(parts.kafka_topic_prefix.clone());
         refuse_events_without_their_databases(parts, &topics).await?;
 
+        let exports = throw_away(parts).then(|| Scratch::new(&std::env::temp_dir(), "theater-exports"));
+        let exports = exports.transpose().context("no folder for exports")?;
         let databases = Databases::start(parts).await?;
-        let started = Self::start_on(&databases, parts, purpose, ports, &topics).await;
+        let folder = exports.as_ref().map(|scratch| scratch.path().to_owned());
+        let folder = folder.or_else(|| parts.data.as_ref().map(|data| data.join("exports")));
+        // Who sets it knows better.
+        let folder = folder.filter(|_| std::env::var_os("EXPORTS_DIR").is_none());
+        let started = Self::start_on(&databases, parts, purpose, ports, &topics, folder).await;
         let (fleet, carrier, broker) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -66,7 +76,7 @@ impl Theater {
                 return Err(error);
             }
         };
-        let mut theater = Self { fleet, databases, carrier, broker, topics, announcement: None };
+        let mut theater = Self { fleet, databases, exports, carrier, broker, topics, announcement: None };
         if purpose == Purpose::Serve
             && let Err(error) = theater.announce(parts)
         {
@@ -81,6 +91,7 @@ impl Theater {
         purpose: Purpose,
         ports: Ports,
         topics: &Topics,
+        exports: Option<PathBuf>,
     ) -> anyhow::Result<(Fleet, Carrier, Broker)> {
         let (carrier, broker) = start_broker(parts, purpose, topics).await?;
         let settings: Vec<String> =
@@ -92,6 +103,7 @@ impl Theater {
             kafka_config: settings.join(","),
             topic_prefix: parts.kafka_topic_prefix.clone(),
             partitions: PARTITIONS,
+            exports,
         };
         let fleet = step("starting the services", Fleet::start(&settings)).await?;
         step("joining the consumer groups", fleet.joined()).await?;
@@ -145,6 +157,7 @@ impl Theater {
             }
         };
         tokio::join!(broker_stops, self.databases.stop());
+        drop(self.exports);
     }
 }
 
@@ -175,6 +188,11 @@ impl fmt::Display for Theater {
         writeln!(f, "  curl -i {gateway}/movies -H 'Content-Type: application/json' \\")?;
         writeln!(f, "       -d '{{\"movieName\": \"LALALand\", \"qty\": 100}}'")
     }
+}
+
+/// Whether the databases are gone at the end: a private server's, or those beside the embedded broker, which forgets.
+fn throw_away(parts: &Parts) -> bool {
+    parts.data.is_none() && (parts.postgres.is_none() || parts.kafka() == Kafka::Embedded)
 }
 
 async fn start_broker(parts: &Parts, purpose: Purpose, topics: &Topics) -> anyhow::Result<(Carrier, Broker)> {
