@@ -146,6 +146,29 @@ def settled(all):
             yield from unexpanded(workload, container)
 
 
+def stored(all):
+    """What a pod mounts is there, and may be mounted by as many pods as there can be; a folder to write to is mounted."""
+    claims = {claim["metadata"]["name"]: claim for claim in all.kind("PersistentVolumeClaim")}
+    for workload in all.workloads:
+        volumes = {volume["name"]: volume for volume in pod(workload).get("volumes", [])}
+        for volume in volumes.values():
+            name = volume.get("persistentVolumeClaim", {}).get("claimName")
+            if name and name not in claims:
+                yield f"{title(workload)}: there is no PersistentVolumeClaim {name}"
+            elif name and claims[name]["spec"]["accessModes"] != ["ReadWriteMany"]:
+                yield f"{title(workload)}: {name} can't be mounted by the pods of several nodes"
+        own = {template["metadata"]["name"] for template in workload["spec"].get("volumeClaimTemplates", [])}
+        for container in containers(workload):
+            mounts = container.get("volumeMounts", [])
+            for mount in mounts:
+                if mount["name"] not in volumes.keys() | own:
+                    yield f"{title(workload)}: there is no volume {mount['name']}"
+            writable = {mount["mountPath"] for mount in mounts if not mount.get("readOnly")}
+            for variable in container.get("env", []):
+                if variable["name"].endswith("_DIR") and variable.get("value") not in writable:
+                    yield f"{title(workload)}: {variable['name']} is {variable.get('value')}, where nothing can be written"
+
+
 def unexpanded(workload, container):
     """$(NAME) stands for a variable that was set before it."""
     before = set()
@@ -156,7 +179,7 @@ def unexpanded(workload, container):
         before.add(variable["name"])
 
 
-RULES = (together, pinned, restricted, watched, scaled, reachable, settled)
+RULES = (together, pinned, restricted, watched, scaled, reachable, settled, stored)
 
 
 def complaints(things):
