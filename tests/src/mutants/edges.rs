@@ -1,4 +1,4 @@
-//! Services whose tables, calls or e-mails are handled wrongly.
+//! Services whose tables, calls, e-mails or exports are handled wrongly.
 
 use super::{Edit, Mutant, integration, unit};
 
@@ -7,6 +7,10 @@ const RESERVATION_STORE: &str = "reservation/src/store.rs";
 const MOVIE_STORE: &str = "movie/src/store.rs";
 const LIST_STORE: &str = "reservation-list/src/store.rs";
 const EMAIL: &str = "notification/src/store/email.rs";
+const EXPORT: &str = "reservation-list/src/store/export.rs";
+const EXPORT_FOLDER: &str = "reservation-list/src/export/folder.rs";
+const EXPORT_MAKER: &str = "reservation-list/src/export/maker.rs";
+const EXPORT_TABLE: &str = "reservation-list/src/export/table.rs";
 const GATEWAY: &str = "gateway/src/proxy.rs";
 
 pub const MUTANTS: &[Mutant] = &[
@@ -91,6 +95,76 @@ pub const MUTANTS: &[Mutant] = &[
             wrong: "due_at = email.due_at + make_interval(secs => 0 * $2)",
         }],
         killers: &[integration("email::two_replicas_send_each_once")],
+    },
+    Mutant {
+        name: "export-under-its-last-name",
+        wrong: "a file of an export has its name before it is whole",
+        edits: &[Edit {
+            file: EXPORT_FOLDER,
+            right: "let path = self.path(name, DRAFT);",
+            wrong: "let path = self.path(name, WHOLE);",
+        }],
+        killers: &[unit("reservation-list"), integration("exports::a_dead_replicas_export_is_begun_again")],
+    },
+    Mutant {
+        name: "export-without-a-lease",
+        wrong: "an export that is being made is still due",
+        edits: &[Edit {
+            file: EXPORT,
+            right: "where state in ('PENDING', 'RUNNING') and due_at <= now() and expires_at > now()",
+            wrong: "where state in ('PENDING', 'RUNNING') and expires_at > now()",
+        }],
+        killers: &[integration("exports::a_dead_replicas_export_is_begun_again")],
+    },
+    Mutant {
+        name: "export-of-pending-ones-only",
+        wrong: "an export that somebody began is never begun again",
+        edits: &[Edit {
+            file: EXPORT,
+            right: "where state in ('PENDING', 'RUNNING') and due_at <= now() and expires_at > now()",
+            wrong: "where state = 'PENDING' and due_at <= now() and expires_at > now()",
+        }],
+        killers: &[integration("exports::a_dead_replicas_export_is_begun_again")],
+    },
+    Mutant {
+        name: "export-of-what-is-confirmed",
+        wrong: "cancelled reservations are not exported",
+        edits: &[Edit {
+            file: EXPORT,
+            right: "where movie_id = $1 order by seq",
+            wrong: "where movie_id = $1 and status = 'CONFIRMED' order by seq",
+        }],
+        killers: &[integration("exports::a_movies_reservations_are_exported")],
+    },
+    Mutant {
+        name: "formulas-as-they-were-typed",
+        wrong: "a spreadsheet runs what a customer typed",
+        edits: &[Edit {
+            file: EXPORT_TABLE,
+            right: "if typed.starts_with(MARKED) {",
+            wrong: "if typed.starts_with(MARKED) && typed.is_empty() {",
+        }],
+        killers: &[unit("reservation-list"), integration("exports::a_movies_reservations_are_exported")],
+    },
+    Mutant {
+        name: "files-for-ever",
+        wrong: "the rows of expired exports are deleted, and their files stay",
+        edits: &[Edit {
+            file: EXPORT_MAKER,
+            right: "let swept = self.folder.sweep(now).await;",
+            wrong: "let swept = self.folder.sweep(now - chrono::TimeDelta::days(36_500)).await;",
+        }],
+        killers: &[integration("exports::expired_exports_are_cleared")],
+    },
+    Mutant {
+        name: "a-broken-folder-ends-the-service",
+        wrong: "an export that can't be written is a fatal fault",
+        edits: &[Edit {
+            file: EXPORT_MAKER,
+            right: "Err(Failure::Lost) => return Ok(None),",
+            wrong: "Err(Failure::Lost) => return Ok(None),\n        Err(Failure::File(error)) => return Err(Fault::Fatal(error.to_string())),",
+        }],
+        killers: &[integration("exports::a_folder_that_can_not_be_written_fails_the_export")],
     },
     Mutant {
         name: "gateway-repeats-a-post",
