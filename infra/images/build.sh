@@ -7,9 +7,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-base=debian:trixie-slim # as under the official images: it has PostgreSQL 17 and a JRE 21
+base=debian:trixie-slim # as under the official images: it has PostgreSQL 17, a JRE 21 and HAProxy 3.0
 postgres=postgres:17-alpine
 kafka=apache/kafka:4.3.1
+haproxy=haproxy:3.0
 certificates=/etc/ssl/certs/ca-certificates.crt
 
 fail() {
@@ -105,6 +106,8 @@ build_kafka() {
     build_image "$kafka" "$work/kafka"
 }
 
+build_haproxy() { build_image "$haproxy" haproxy; }
+
 # build TAG FUNCTION
 build() {
     if exists "$1"; then
@@ -117,8 +120,8 @@ build() {
 }
 
 docker info >/dev/null 2>&1 || fail "no Docker daemon answers: infra/images/docker.sh start"
-if ! exists "$postgres" || ! exists "$kafka"; then
-    build "$base" build_base
-fi
+# The base is also under the services' own images.
+build "$base" build_base
 build "$postgres" build_postgres
 build "$kafka" build_kafka
+build "$haproxy" build_haproxy
