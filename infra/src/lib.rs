@@ -5,6 +5,7 @@
 //! - [`options`]: the command line.
 //! - [`theater`]: everything, started and stopped together; [`fleet`]: the five services in this process.
 //! - [`demo`]: the golden run, played and checked; [`tail`]: events as they pass.
+//! - [`images`]: the programs' images.
 //! - [`postgres`]: a private PostgreSQL; [`kafka_native`]: Apache Kafka from Maven artifacts;
 //!   [`kafka_embedded`]: a Kafka-protocol broker inside the process.
 //! - [`supervise`]: children that never outlive us, folders that go away with us; [`interrupt`]: Ctrl-C.
@@ -17,6 +18,7 @@ pub mod cache;
 pub mod demo;
 pub mod fleet;
 pub mod http;
+pub mod images;
 pub mod interrupt;
 pub mod java;
 pub mod kafka_embedded;

@@ -8,7 +8,7 @@ use theater_infra::demo::{self, Target};
 use theater_infra::interrupt::Interrupt;
 use theater_infra::options::{Command, Options, Parts};
 use theater_infra::theater::{Purpose, Theater};
-use theater_infra::{show, supervise, tail};
+use theater_infra::{images, show, supervise, tail};
 
 fn main() -> ExitCode {
     supervise::child_entry();
@@ -38,6 +38,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
                 let work = tail::run(&options.parts, topics, *from_beginning);
                 interrupt.or(work).await.unwrap_or(Ok(()))
             }
+            Some(Command::Images(wanted)) => interrupt.or_fail(images::build(wanted)).await,
         }
     });
     // A stray blocking call must not hold up the end.

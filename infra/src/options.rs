@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::bail;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use service_kit::config::TelemetryConfig;
 use service_kit::events::config::KafkaSettings;
 
@@ -44,6 +44,66 @@ pub enum Command {
         #[arg(long)]
         from_beginning: bool,
     },
+    /// Builds the programs' images, by cargo and Docker
+    Images(Images),
+}
+
+/// Which images are built, and how.
+#[derive(Args, Clone, Debug)]
+pub struct Images {
+    /// Whose; without any, all six: the five services' and this program's
+    #[arg(value_enum)]
+    programs: Vec<Program>,
+
+    /// What the names begin with, such as registry.example/theater
+    #[arg(long, value_name = "NAME", default_value = "theater")]
+    pub repository: String,
+
+    /// What the names end with
+    #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
+    pub tag: String,
+
+    /// cargo's profile
+    #[arg(long, default_value = "release")]
+    pub profile: String,
+
+    /// With TLS to Kafka: needs OpenSSL's headers
+    #[arg(long)]
+    pub kafka_tls: bool,
+
+    /// Takes the programs from this folder, where they are built already
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["profile", "kafka_tls"])]
+    pub binaries: Option<PathBuf>,
+}
+
+impl Images {
+    pub fn programs(&self) -> Vec<Program> {
+        if self.programs.is_empty() { Program::value_variants().to_vec() } else { self.programs.clone() }
+    }
+}
+
+/// What has an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Program {
+    Reservation,
+    Movie,
+    Notification,
+    ReservationList,
+    Gateway,
+    Theater,
+}
+
+impl Program {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Reservation => "reservation",
+            Self::Movie => "movie",
+            Self::Notification => "notification",
+            Self::ReservationList => "reservation-list",
+            Self::Gateway => "gateway",
+            Self::Theater => "theater",
+        }
+    }
 }
 
 /// What a theater is made of.
@@ -218,6 +278,22 @@ mod tests {
             let flag = args.iter().find(|arg| arg.starts_with("--")).unwrap();
             assert!(message.contains(flag), "{message}");
         }
+    }
+
+    #[test]
+    fn all_programs_have_an_image_unless_some_are_named() {
+        let images = |args: &[&str]| match parse(&[&["images"], args].concat()).unwrap().command {
+            Some(Command::Images(images)) => {
+                images.programs().into_iter().map(Program::name).collect::<Vec<_>>()
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(images(&["reservation-list", "movie"]), ["reservation-list", "movie"]);
+        let all = images(&[]);
+        assert_eq!(all.len(), 6);
+        assert_eq!(images(&all), all);
+        let error = parse(&["images", "--binaries", "there", "--profile", "dev"]).unwrap_err();
+        assert!(error.contains("--binaries"), "{error}");
     }
 
     #[test]
