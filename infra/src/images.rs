@@ -28,8 +28,9 @@ impl Program {
         }
     }
 
-    const fn speaks_to_kafka(self) -> bool {
-        !matches!(self, Self::Gateway)
+    /// Beside its own; the gateway has no business with Kafka.
+    const fn features(self, images: &Images) -> &'static str {
+        if images.kafka_tls && !matches!(self, Self::Gateway) { "service-kit/ssl" } else { "" }
     }
 }
 
@@ -48,13 +49,13 @@ pub async fn build(images: &Images) -> anyhow::Result<()> {
         let folder = scratch.path().join(program.name());
         lay_out(program, &binary, &folder).await?;
         let image = format!("{}/{}:{}", images.repository, program.name(), images.tag);
-        build_image(
-            program,
-            &image,
-            &folder,
-            [("VERSION", images.tag.as_str()), ("REVISION", revision.as_str())],
-        )
-        .await?;
+        let arguments = [
+            ("SERVICE", program.name()),
+            ("VERSION", images.tag.as_str()),
+            ("REVISION", revision.as_str()),
+            ("FEATURES", program.features(images)),
+        ];
+        build_image(&image, &folder, arguments).await?;
         start(program, &image).await?;
         let size: u64 = output(docker(["image", "inspect", "-f", "{{.Size}}", &image])).await?.parse()?;
         show::line(&format!("{image}  {} MB", size / 1_000_000));
@@ -73,10 +74,7 @@ async fn compile(program: Program, images: &Images) -> anyhow::Result<PathBuf> {
         "--profile",
         &images.profile,
     ]);
-    cargo.args(["-p", program.package(), "--bin", program.name()]);
-    if images.kafka_tls && program.speaks_to_kafka() {
-        cargo.args(["--features", "service-kit/ssl"]);
-    }
+    cargo.args(["-p", program.package(), "--bin", program.name(), "--features", program.features(images)]);
     let messages = output(cargo).await?;
     built(&messages, program.name()).with_context(|| format!("cargo did not say where {} is", program.name()))
 }
@@ -110,15 +108,9 @@ async fn lay_out(program: Program, binary: &Path, folder: &Path) -> anyhow::Resu
     Ok(())
 }
 
-async fn build_image(
-    program: Program,
-    image: &str,
-    folder: &Path,
-    arguments: [(&str, &str); 2],
-) -> anyhow::Result<()> {
+async fn build_image(image: &str, folder: &Path, arguments: [(&str, &str); 4]) -> anyhow::Result<()> {
     // The host's network: the way to Debian's packages may be a proxy on loopback.
     let mut docker = docker(["build", "--quiet", "--network", "host", "--tag", image]);
-    docker.arg("--build-arg").arg(format!("SERVICE={}", program.name()));
     for (name, value) in arguments {
         docker.arg("--build-arg").arg(format!("{name}={value}"));
     }
