@@ -9,6 +9,7 @@
 //! - [`admission`]: refusing what could not be decided in time.
 //! - [`events`]: the movie's answers from the log.
 //! - [`sweeper`]: cancelling what is undecided past its deadline.
+//! - [`undecided`]: counting what is undecided, and for how long.
 //! - [`config`]: the settings; [`metrics`]: outcomes and how long they took.
 //! - [`acts`]: where the tests let the process die.
 
@@ -23,6 +24,7 @@ pub mod placing;
 pub mod reservation;
 pub mod store;
 pub mod sweeper;
+pub mod undecided;
 
 use std::net::TcpListener;
 
@@ -97,6 +99,7 @@ impl Application {
             .then("admission", |stop| sampler.run(stop))
             .then("waiting", |stop| watch(road.clone(), stop))
             .then("idempotency", |stop| idempotency::purge(road.pool.clone(), stop))
+            .then("undecided", |stop| undecided::watch(road.clone(), stop))
             .then("sweeper", |stop| sweeper::run(road, stop));
         foundation.consume(stages, handler).run(shutdown).await
     }

@@ -1,13 +1,19 @@
 //! How sagas end, and how long that takes.
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry, exponential_buckets};
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
+};
 
 use crate::reservation::{Decided, Status};
+use crate::store::Undecided;
 
 #[derive(Clone)]
 pub struct ReservationMetrics {
     outcomes: IntCounterVec,
     decision_seconds: Histogram,
+    undecided: IntGauge,
+    oldest_undecided_seconds: Gauge,
+    overdue_seconds: Gauge,
     pub refused: IntCounter,
     pub unknown: IntCounter,
 }
@@ -25,6 +31,15 @@ impl ReservationMetrics {
                 HistogramOpts::new("saga_decision_duration_seconds", "From placing to being decided")
                     .buckets(exponential_buckets(0.002, 2.0, 15)?),
             )?,
+            undecided: IntGauge::new("saga_undecided_reservations", "Reservations that are not decided yet")?,
+            oldest_undecided_seconds: Gauge::new(
+                "saga_oldest_undecided_seconds",
+                "Age of the oldest reservation that is not decided yet",
+            )?,
+            overdue_seconds: Gauge::new(
+                "saga_overdue_seconds",
+                "How long ago the first deadline of what is still undecided was; 0 if it is to come",
+            )?,
             refused: IntCounter::new(
                 "reservation_refused_total",
                 "Reservations refused with 503 because they could not be decided in time",
@@ -36,6 +51,9 @@ impl ReservationMetrics {
         };
         registry.register(Box::new(metrics.outcomes.clone()))?;
         registry.register(Box::new(metrics.decision_seconds.clone()))?;
+        registry.register(Box::new(metrics.undecided.clone()))?;
+        registry.register(Box::new(metrics.oldest_undecided_seconds.clone()))?;
+        registry.register(Box::new(metrics.overdue_seconds.clone()))?;
         registry.register(Box::new(metrics.refused.clone()))?;
         registry.register(Box::new(metrics.unknown.clone()))?;
         Ok(metrics)
@@ -52,5 +70,12 @@ impl ReservationMetrics {
                 self.decision_seconds.observe(took.as_seconds_f64().max(0.0));
             }
         }
+    }
+
+    /// Shows what is undecided, in the whole database.
+    pub fn show(&self, undecided: &Undecided) {
+        self.undecided.set(undecided.reservations);
+        self.oldest_undecided_seconds.set(undecided.oldest_secs);
+        self.overdue_seconds.set(undecided.overdue_secs);
     }
 }

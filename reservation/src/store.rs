@@ -76,6 +76,37 @@ pub async fn first_deadline_secs(connection: &mut PgConnection) -> Result<Option
     .try_get("remaining")
 }
 
+/// What is undecided.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Undecided {
+    pub reservations: i64,
+    /// Since the oldest was placed.
+    pub oldest_secs: f64,
+    /// Since the first deadline; 0 while that is to come.
+    pub overdue_secs: f64,
+}
+
+/// Counts what is undecided.
+///
+/// # Errors
+/// The database's.
+pub async fn undecided(connection: &mut PgConnection) -> Result<Undecided, sqlx::Error> {
+    let row = sqlx::query(
+        // The moment of placing is by a service's clock, which may be ahead; greatest() passes over nulls.
+        "select count(*) as reservations,
+                greatest(extract(epoch from clock_timestamp() - min(placed_at)), 0)::float8 as oldest_secs,
+                greatest(extract(epoch from clock_timestamp() - min(deadline)), 0)::float8 as overdue_secs
+         from reservation where status = 'PENDING'",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(Undecided {
+        reservations: row.try_get("reservations")?,
+        oldest_secs: row.try_get("oldest_secs")?,
+        overdue_secs: row.try_get("overdue_secs")?,
+    })
+}
+
 /// Writes what was decided.
 ///
 /// # Errors

@@ -366,6 +366,7 @@ async fn observed(
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse, Error> {
     let start = Instant::now();
+    let _active = metrics.begin_request();
     let method = req.method().clone();
     let route = req.match_pattern();
     let request_id = request_id(req.headers());

@@ -3,17 +3,27 @@
 use std::time::Duration;
 
 use actix_web::http::{Method, StatusCode};
-use prometheus::{HistogramOpts, HistogramVec, Registry, TextEncoder};
+use prometheus::{HistogramOpts, HistogramVec, IntGauge, Registry, TextEncoder};
 
 /// Upper bounds in seconds: from a read of one row to the request limit and a bit over.
 const DURATION_BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5, 11.0];
 
-/// The registry, and what the HTTP server itself measures.
+/// The registry, and what the process and the HTTP server themselves measure.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
     requests: HistogramVec,
+    active: IntGauge,
+}
+
+/// A request that is being answered; it is counted until this is dropped.
+pub(crate) struct Active(IntGauge);
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Metrics {
@@ -27,9 +37,16 @@ impl Metrics {
         let labels = ["http_request_method", "http_route", "http_response_status_code"];
         let requests =
             HistogramVec::new(options, &labels).expect("the metric's name and labels are constants");
+        let active = IntGauge::new("http_server_active_requests", "HTTP requests that are being answered")
+            .expect("the metric's name is a constant");
         let registry = Registry::new();
         registry.register(Box::new(requests.clone())).expect("the registry is empty");
-        Self { registry, requests }
+        registry.register(Box::new(active.clone())).expect("nothing else has this name");
+        #[cfg(target_os = "linux")]
+        registry
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
+            .expect("nothing else has these names");
+        Self { registry, requests, active }
     }
 
     /// For the service's own metrics.
@@ -42,6 +59,12 @@ impl Metrics {
     pub fn observe_request(&self, method: &Method, route: Option<&str>, status: StatusCode, took: Duration) {
         let labels = [method_label(method), route.unwrap_or("unmatched"), status.as_str()];
         self.requests.with_label_values(&labels).observe(took.as_secs_f64());
+    }
+
+    /// Counts a request until the result is dropped, also when its client has hung up.
+    pub(crate) fn begin_request(&self) -> Active {
+        self.active.inc();
+        Active(self.active.clone())
     }
 
     /// Everything in Prometheus' text format.
@@ -96,6 +119,24 @@ mod tests {
         let brew = r#"http_server_request_duration_seconds_count{http_request_method="_OTHER",http_response_status_code="404",http_route="unmatched"} 1"#;
         assert!(text.contains(get), "{text}");
         assert!(text.contains(brew), "{text}");
+    }
+
+    #[test]
+    fn a_request_is_active_until_it_is_dropped() {
+        let metrics = Metrics::new();
+        let (one, other) = (metrics.begin_request(), metrics.begin_request());
+        assert!(metrics.render().contains("\nhttp_server_active_requests 2\n"));
+        drop((one, other));
+        assert!(metrics.render().contains("\nhttp_server_active_requests 0\n"));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_process_is_measured() {
+        let text = Metrics::new().render();
+        for name in ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"] {
+            assert!(text.contains(&format!("\n{name} ")), "{name}: {text}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::config::EventsConfig;
 use super::consumer::EventConsumer;
 use super::database;
 use super::kafka::Kafka;
-use super::metrics::EventMetrics;
+use super::metrics::{EventMetrics, PoolMetrics};
 use super::outbox::Outbox;
 use super::partition::EventHandler;
 use super::relay::{Relays, watch_backlog};
@@ -57,6 +57,7 @@ impl Foundation {
         let event_metrics = EventMetrics::new(metrics.registry())?;
         let kafka = Kafka::new(config, name);
         let pool = database::connect(config, name, needs.session, &needs.migrations).await?;
+        PoolMetrics::register(pool.clone(), metrics.registry())?;
         Ok(Self {
             pool,
             outbox: Outbox::new(kafka.topics().clone()),

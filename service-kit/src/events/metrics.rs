@@ -1,9 +1,13 @@
-//! What the runtime counts: outbox, batches, lag, dead letters. Counted per batch, never per event.
+//! What the runtime counts: outbox, batches, lag, dead letters, connections to the database. Counted per batch, never
+//! per event.
 
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     exponential_buckets,
 };
+use sqlx::PgPool;
 
 /// The runtime's metrics, one set per service.
 #[derive(Clone, Debug)]
@@ -62,8 +66,11 @@ impl EventMetrics {
                 &["topic", "partition"],
             )?,
             dead_letters: IntCounterVec::new(
-                Opts::new("dead_letters_total", "Records that became dead letters"),
-                &["topic"],
+                Opts::new(
+                    "dead_letters_total",
+                    "Records that became dead letters: malformed, or what they would do was refused",
+                ),
+                &["topic", "reason"],
             )?,
             unknown_types: IntCounterVec::new(
                 Opts::new("consumer_unknown_events_total", "Records skipped for their unknown type"),
@@ -92,5 +99,66 @@ impl EventMetrics {
         registry.register(Box::new(self.dead_letters.clone()))?;
         registry.register(Box::new(self.unknown_types.clone()))?;
         registry.register(Box::new(self.fenced.clone()))
+    }
+}
+
+/// A pool's connections, looked at whenever they are asked for.
+pub struct PoolMetrics {
+    pool: PgPool,
+    connections: IntGaugeVec,
+    most: IntGauge,
+}
+
+impl PoolMetrics {
+    /// Registers them.
+    ///
+    /// # Errors
+    /// A name that is taken.
+    pub fn register(pool: PgPool, registry: &Registry) -> prometheus::Result<()> {
+        let connections = IntGaugeVec::new(
+            Opts::new(
+                "db_client_connection_count",
+                "Connections of the pool to the database, by their state",
+            ),
+            &["db_client_connection_state"],
+        )?;
+        let most = IntGauge::new("db_client_connection_max", "Connections that the pool may have at most")?;
+        most.set(i64::from(pool.options().get_max_connections()));
+        registry.register(Box::new(Self { pool, connections, most }))
+    }
+}
+
+impl Collector for PoolMetrics {
+    fn desc(&self) -> Vec<&Desc> {
+        [self.connections.desc(), self.most.desc()].concat()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let (open, idle) = (i64::from(self.pool.size()), self.pool.num_idle() as i64);
+        self.connections.with_label_values(&["idle"]).set(idle);
+        // One may have been given back since.
+        self.connections.with_label_values(&["used"]).set((open - idle).max(0));
+        [self.connections.collect(), self.most.collect()].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[tokio::test]
+    async fn a_pool_is_looked_at() {
+        let pool = PgPoolOptions::new().max_connections(7).connect_lazy_with(PgConnectOptions::new());
+        let metrics = Metrics::new();
+        PoolMetrics::register(pool, metrics.registry()).unwrap();
+        let text = metrics.render();
+        assert!(text.contains("\ndb_client_connection_max 7\n"), "{text}");
+        for state in ["idle", "used"] {
+            let line = format!("\ndb_client_connection_count{{db_client_connection_state=\"{state}\"}} 0\n");
+            assert!(text.contains(&line), "{text}");
+        }
     }
 }

@@ -476,12 +476,16 @@ fn push_halves(ranges: &mut VecDeque<(Range<usize>, Attempt)>, range: Range<usiz
 struct Sorted<'a> {
     deliveries: Vec<&'a Delivery>,
     dead: Vec<(&'a Record, String)>,
+    /// Why, for the metric: we can't read them, or the database refuses what they would do.
+    dead_for: &'static str,
     unknown: usize,
 }
 
 impl<'a> Sorted<'a> {
     fn new(items: &'a [Item], poison: Option<&str>, span: &tracing::Span) -> Self {
-        let mut sorted = Self { deliveries: Vec::with_capacity(items.len()), dead: Vec::new(), unknown: 0 };
+        let dead_for = if poison.is_some() { "refused" } else { "malformed" };
+        let deliveries = Vec::with_capacity(items.len());
+        let mut sorted = Self { deliveries, dead: Vec::new(), dead_for, unknown: 0 };
         for Item { record, content, .. } in items {
             match (poison, content) {
                 (Some(reason), _) => sorted.dead.push((record, reason.to_owned())),
@@ -502,7 +506,8 @@ impl<'a> Sorted<'a> {
             shared.metrics.unknown_types.with_label_values(&topic).inc_by(self.unknown as u64);
         }
         if !self.dead.is_empty() {
-            shared.metrics.dead_letters.with_label_values(&topic).inc_by(self.dead.len() as u64);
+            let labels = [topic[0], self.dead_for];
+            shared.metrics.dead_letters.with_label_values(&labels).inc_by(self.dead.len() as u64);
         }
         for (record, reason) in &self.dead {
             warn!(

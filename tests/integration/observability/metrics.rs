@@ -21,7 +21,7 @@ const SERVICES: [&str; 4] = ["reservation", "movie", "notification", "reservatio
 const REQUESTS: &str = "http_server_request_duration_seconds_count";
 
 /// What every service that reads the log has.
-const OF_EVENTS: [(&str, &str); 9] = [
+const OF_EVENTS: [(&str, &str); 13] = [
     ("outbox_backlog_events", "gauge"),
     ("outbox_age_seconds", "gauge"),
     ("outbox_sent_events_total", "counter"),
@@ -31,6 +31,10 @@ const OF_EVENTS: [(&str, &str); 9] = [
     ("consumer_lag_records", "gauge"),
     ("dead_letters_total", "counter"),
     ("http_server_request_duration_seconds", "histogram"),
+    ("http_server_active_requests", "gauge"),
+    ("db_client_connection_count", "gauge"),
+    ("db_client_connection_max", "gauge"),
+    ("process_cpu_seconds_total", "counter"),
 ];
 
 pub(crate) async fn metrics_tell_what_happened(environment: &Environment) -> anyhow::Result<()> {
@@ -67,6 +71,7 @@ pub(crate) async fn metrics_tell_what_happened(environment: &Environment) -> any
     ensure!(at_gateway.sum(REQUESTS, &[("http_route", "unmatched")]) == Some(1.0), "{at_gateway:?}");
     waiting_events_are_counted(&theater).await?;
     lag_is_counted(&theater).await?;
+    the_undecided_are_counted(&theater).await?;
     theater.stop().await
 }
 
@@ -123,7 +128,9 @@ fn counted(theater: &Theater, service: &str, metrics: &Metrics) -> anyhow::Resul
         ensure!(found == Some(expected), "{name} {labels:?} is {found:?}, not {expected}");
         Ok(())
     };
-    is("dead_letters_total", &[("topic", &topic)], 1.0)?;
+    is("dead_letters_total", &[("topic", &topic), ("reason", "malformed")], 1.0)?;
+    // This scrape itself.
+    is("http_server_active_requests", &[], 1.0)?;
     is("consumer_assigned_partitions", &[], f64::from(PARTITIONS))?;
     // Published, allocated three times, rejected twice, released; or placed and decided, and one cancelled.
     let (read, sent) = match service {
@@ -210,6 +217,30 @@ async fn lag_is_counted(theater: &Theater) -> anyhow::Result<()> {
     lock.rollback().await?;
     lag_is(theater, "notification", 0..=0).await?;
     lag_is(theater, "reservation-list", 0..=0).await
+}
+
+/// While nobody decides, how many wait is seen, and for how long; and then no longer.
+async fn the_undecided_are_counted(theater: &Theater) -> anyhow::Result<()> {
+    let api = service_api(theater, "reservation")?;
+    let undecided = async |fits: fn(f64, f64) -> bool| {
+        eventually("the undecided are counted", SOON, async || {
+            let metrics = scrape(&api).await?;
+            let reservations = metrics.sum("saga_undecided_reservations", &[]).context("no number")?;
+            let oldest = metrics.sum("saga_oldest_undecided_seconds", &[]).context("no age")?;
+            let overdue = metrics.sum("saga_overdue_seconds", &[]).context("not whether it is overdue")?;
+            ensure!(overdue == 0.0, "overdue since {overdue} s, within the deadline");
+            ensure!(fits(reservations, oldest), "{reservations} since {oldest} s");
+            Ok(())
+        })
+        .await
+    };
+    let mut connection = PgConnection::connect(&theater.stage.movie_url).await?;
+    let mut lock = connection.begin().await?;
+    lock.execute("lock table decision in access exclusive mode").await?;
+    theater.api.reserve(Uuid::now_v7(), 1).await?;
+    undecided(|reservations, oldest| reservations == 1.0 && oldest > 0.0).await?;
+    lock.rollback().await?;
+    undecided(|reservations, oldest| reservations == 0.0 && oldest == 0.0).await
 }
 
 async fn lag_is(theater: &Theater, service: &str, records: RangeInclusive<u32>) -> anyhow::Result<()> {
