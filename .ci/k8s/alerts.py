@@ -4,11 +4,12 @@ Makes sure of what promtool can't know: that each metric named is one that a ser
 firing and silent by alerts.yaml, and that the runbook has a section on it.
 """
 
-import re
 import sys
 from pathlib import Path
 
 import yaml
+
+from promql import metrics
 
 here = Path(__file__).parent
 root = here.parents[1]
@@ -22,14 +23,18 @@ runbook = (root / "k8s/runbook.md").read_text()
 sources = "\n".join(path.read_text() for path in root.glob("*/src/**/*.rs"))
 complaints = []
 
+alerts = [rule for rule in rules if "alert" in rule]
+recorded = {rule["record"] for rule in rules if "record" in rule}
+
 for rule in rules:
-    # Left: names that no bracket follows (functions) and no comparison (labels), of several words.
-    names = re.findall(r"\b[a-z]+(?:_[a-z]+)+\b(?!\s*(?:\(|=|!))", re.sub(r'"[^"]*"', '""', rule["expr"]))
-    for name in {name.removesuffix("_count") for name in names}:
-        if f'"{name}"' not in sources:
-            complaints.append(f"{rule['alert']}: no service has a metric {name}")
-    if not names and "up" not in rule["expr"]:
-        complaints.append(f"{rule['alert']}: names no metric")
+    names = metrics(rule["expr"])
+    for name in names - recorded - {"up"}:
+        if f'"{name.removesuffix("_count")}"' not in sources:
+            complaints.append(f"{rule.get('alert') or rule['record']}: no service has a metric {name}")
+    if not names:
+        complaints.append(f"{rule.get('alert') or rule['record']}: names no metric")
+
+for rule in alerts:
     shown = {bool(test["exp_alerts"]) for test in tests if test["alertname"] == rule["alert"]}
     if shown != {True, False}:
         complaints.append(f"{rule['alert']}: must be shown both firing and silent")
@@ -37,5 +42,5 @@ for rule in rules:
         complaints.append(f"{rule['alert']}: has no section in the runbook")
 
 (folder / "groups.yaml").write_text(yaml.safe_dump(spec))
-print("\n".join(complaints) or f"{len(rules)} alerts, {len(tests)} tests of them")
+print("\n".join(complaints) or f"{len(alerts)} alerts, {len(tests)} tests of them")
 sys.exit(1 if complaints else 0)
