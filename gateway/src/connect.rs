@@ -19,6 +19,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Connections to upstreams that one worker has open at once; more requests wait, within their limit.
 const CONNECTIONS_MAX: usize = 2000;
 
+/// How long an idle connection is kept: less than a service that stops waits (`DRAIN_DELAY_SECS`), so that it is either used
+/// meanwhile, and told to be the last time, or given up here, and never closed under a request.
+const IDLE_LIMIT: Duration = Duration::from_secs(3);
+
 /// A worker's client: it follows no redirects, those are the client's to follow, and leaves time to the caller.
 pub(crate) fn client(connect_limit: Duration) -> Client {
     let tcp = actix_tls::connect::Connector::default().service().map(
@@ -31,7 +35,11 @@ pub(crate) fn client(connect_limit: Duration) -> Client {
             rest.replace_io(Whole(io)).1
         },
     );
-    let connector = Connector::new().connector(tcp).timeout(connect_limit).limit(CONNECTIONS_MAX);
+    let connector = Connector::new()
+        .connector(tcp)
+        .timeout(connect_limit)
+        .limit(CONNECTIONS_MAX)
+        .conn_keep_alive(IDLE_LIMIT);
     Client::builder().connector(connector).disable_redirects().disable_timeout().finish()
 }
 

@@ -18,12 +18,15 @@ pub struct TelemetryConfig {
     pub log_format: Option<LogFormat>,
 }
 
+/// The most of [`DrainConfig`].
+pub const DRAIN_DELAY_MAX_SECS: u8 = 5;
+
 /// How a process takes its leave.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub struct DrainConfig {
     /// Seconds, 5 at most, that requests are still taken after the signal to end, while `/readyz` fails: until load
     /// balancers have noticed, and clients that keep a connection were told to take another
-    #[arg(long, env = "DRAIN_DELAY_SECS", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=5))]
+    #[arg(long, env = "DRAIN_DELAY_SECS", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=i64::from(DRAIN_DELAY_MAX_SECS)))]
     pub drain_delay_secs: u8,
 }
 

@@ -52,8 +52,8 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client may take to send a connection's first request's head.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longer than awc keeps an idle connection (15 s), so that it is never we who close one that the gateway is
-/// about to use: that shows as stray 502s.
+/// Longer than the gateway keeps an idle connection, so that it is never we who close one that it is about to use: that
+/// shows as stray 502s.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// How long a connection whose request was refused unread stays open for the client to read why.
@@ -64,7 +64,7 @@ const WAIT_MARGIN: Duration = Duration::from_secs(1);
 
 /// How long requests that were accepted may take to end after the server has stopped accepting: longer than the
 /// gateway's for one that waits.
-const STOP_LIMIT_SECS: u64 = 13;
+pub(crate) const STOP_LIMIT_SECS: u64 = 13;
 
 /// Connections that one worker has open at once. More wait to be accepted: a flood of slow ones costs memory for
 /// this many, and holds the door for no longer than [`HEAD_TIMEOUT`].
@@ -104,8 +104,8 @@ pub struct Server {
     pub head_timeout: Duration,
     /// What a head over these is answered 431.
     pub head_bounds: HeadBounds,
-    /// Between `/readyz` failing and the end of accepting: until load balancers have noticed. Each answer of this time is
-    /// the last on its connection.
+    /// Between `/readyz` failing and the end of accepting: until load balancers have noticed. Each answer of this time says
+    /// that it is the last on its connection.
     pub drain_delay: Duration,
 }
 

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{config::TelemetryConfig, telemetry};
 
-/// How long a process may take from the signal to its end, the 5 s at most until load balancers have noticed included.
+/// How long a process may take from the signal to its end, the time until load balancers have noticed included.
 /// Whoever kills it then has to wait longer: by default Kubernetes does for 30 s, Docker for 10 s.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 

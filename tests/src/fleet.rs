@@ -10,6 +10,7 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use service_kit::shutdown::DRAIN_LIMIT;
 use theater_infra::port;
 use theater_infra::supervise::{Child, Program, Scratch, Signal};
 
@@ -18,9 +19,6 @@ use crate::theater::Stage;
 use crate::{Api, eventually, promise};
 
 const START: Duration = Duration::from_secs(60);
-
-/// How long a process may take from SIGTERM to its end.
-pub const DRAIN: Duration = Duration::from_secs(25);
 
 pub const SERVICES: [&str; 4] = ["reservation", "movie", "notification", "reservation-list"];
 
@@ -196,7 +194,8 @@ impl Fleet {
     /// A member that isn't running.
     pub async fn terminate(&mut self, index: usize) -> anyhow::Result<ExitStatus> {
         let child = self.members[index].child.take().context("not running")?;
-        Ok(child.stop(Signal::TERM, DRAIN + Duration::from_secs(5)).await)
+        // Blocking work and the last spans come after the drain.
+        Ok(child.stop(Signal::TERM, DRAIN_LIMIT + Duration::from_secs(8)).await)
     }
 
     /// SIGSTOP, and SIGCONT after `length`: the fault itself lasts that long.

@@ -10,9 +10,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
-/// A part that doesn't stop within this bound is given up; nothing committed is lost by that. HTTP may take 18 s: 5 until
-/// load balancers have noticed, and 13 to end what it accepted.
+use crate::config::DRAIN_DELAY_MAX_SECS;
+use crate::http::STOP_LIMIT_SECS;
+
+/// A part that doesn't stop within this bound is given up; nothing committed is lost by that.
 const STAGE_LIMIT: Duration = Duration::from_secs(20);
+
+// HTTP's: until load balancers have noticed, and what it accepted has ended.
+const _: () = assert!(DRAIN_DELAY_MAX_SECS as u64 + STOP_LIMIT_SECS < STAGE_LIMIT.as_secs());
 
 struct Stage {
     name: &'static str,
