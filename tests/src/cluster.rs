@@ -4,7 +4,7 @@
 //! # Layout
 //!
 //! - [`kubectl`]: the cluster, by the operator's own tool; [`watch`]: what happens there, as a timeline.
-//! - [`pods`]: programs that are run inside: the demo, the load.
+//! - [`pods`]: programs that are run inside: the demo, the load, [`exports`].
 //! - [`scenes`]: what is done to it.
 
 use std::path::PathBuf;
@@ -14,15 +14,20 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use theater_infra::interrupt::Interrupt;
 
+pub mod exports;
 pub mod kubectl;
 pub mod pods;
 pub mod scenes;
 pub mod watch;
 
 use kubectl::Kubectl;
+use scenes::Stage;
 
-/// Where all of it is.
+/// Where all of it is: as the manifests have it.
 const NAMESPACE: &str = "theater";
+
+/// What a namespace has that was made here, and may be taken away here.
+const OURS: (&str, &str) = ("theater.example/made-by", "proof");
 
 /// How often it is looked at: each look is a process.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -46,6 +51,12 @@ pub struct Options {
     /// An image that has `proof`
     #[arg(long, default_value = "theater/proof:0.1.0")]
     load_image: String,
+    /// Reservations a second that make movie's autoscaler want three pods
+    #[arg(long, default_value = "100")]
+    reservations: String,
+    /// Looks a second, likewise
+    #[arg(long, default_value = "600")]
+    looks: String,
     /// Leave the theater where it is at the end
     #[arg(long)]
     keep: bool,
@@ -72,16 +83,23 @@ pub enum Scene {
 pub fn main(options: &Options) -> anyhow::Result<()> {
     tokio::runtime::Runtime::new()?.block_on(async {
         let interrupt = Interrupt::listen()?;
-        interrupt.or_fail(play(options)).await
+        play(options, &interrupt).await
     })
 }
 
-async fn play(options: &Options) -> anyhow::Result<()> {
+async fn play(options: &Options, interrupt: &Interrupt) -> anyhow::Result<()> {
     let chosen = if options.scenes.is_empty() { Scene::value_variants() } else { &options.scenes };
-    let stage = scenes::Stage::new(options, Kubectl::new(&options.kubectl, NAMESPACE)?)?;
-    for scene in chosen {
-        stage.play(*scene).await.with_context(|| format!("{scene:?}"))?;
-    }
+    let stage = Stage::open(options, Kubectl::new(&options.kubectl, NAMESPACE)?).await?;
+    let played = interrupt.or_fail(async {
+        for scene in chosen {
+            stage.play(*scene).await.with_context(|| format!("{scene:?}"))?;
+        }
+        Ok(())
+    });
+    let played = played.await;
+    let left = stage.leave().await;
+    played.with_context(|| format!("what was deployed stays in the namespace {NAMESPACE}"))?;
+    left?;
     if !options.keep {
         stage.clear().await?;
     }

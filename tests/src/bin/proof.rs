@@ -26,6 +26,9 @@ enum Command {
     Load(load::Options),
     /// Deploys the theater on a Kubernetes, and has it scaled, rolled and drained under load
     Cluster(cluster::Options),
+    /// Asks replicas of reservation-list for an export
+    #[command(hide = true)]
+    Exports(cluster::exports::Options),
     /// Is one of the services
     #[command(hide = true, disable_help_flag = true)]
     Fleet {
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Model(options) => model::run::main(&options),
         Command::Mutants(options) => mutants::main(&options),
         Command::Load(options) => load::main(&options),
+        Command::Exports(options) => cluster::exports::main(&options),
         Command::Cluster(options) => cluster::main(&options),
         Command::Fleet { args } => return fleet::service::main(args),
         Command::Mail(options) => mail::server::main(options),

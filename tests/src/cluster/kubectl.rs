@@ -103,37 +103,6 @@ impl Kubectl {
     }
 }
 
-/// What listens inside the cluster, by way of its API server.
-#[derive(Clone, Debug)]
-pub struct Inside<'a> {
-    kubectl: &'a Kubectl,
-    path: String,
-}
-
-impl Kubectl {
-    /// `what` is a kind of object, its name and a port: `services/gateway:8088`.
-    pub fn inside(&self, what: &str) -> Inside<'_> {
-        Inside { kubectl: self, path: format!("/api/v1/namespaces/{}/{what}/proxy", self.namespace) }
-    }
-}
-
-impl Inside<'_> {
-    /// # Errors
-    /// Anything but a success.
-    pub async fn get(&self, path: &str) -> anyhow::Result<String> {
-        self.kubectl.run(&["get", "--raw", &format!("{}{path}", self.path)], None).await
-    }
-
-    /// # Errors
-    /// Anything but a success, with JSON.
-    pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        let path = format!("{}{path}", self.path);
-        let answer =
-            self.kubectl.run(&["create", "--raw", &path, "--filename=-"], Some(&body.to_string())).await?;
-        serde_json::from_str(&answer).context(answer)
-    }
-}
-
 /// An object's name.
 pub fn name(object: &Value) -> String {
     object["metadata"]["name"].as_str().unwrap_or_default().to_owned()
@@ -143,4 +112,9 @@ pub fn name(object: &Value) -> String {
 pub fn ready(pod: &Value) -> bool {
     let conditions = pod["status"]["conditions"].as_array();
     conditions.is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
+}
+
+/// Which version of its Deployment a pod is of.
+pub fn version(pod: &Value) -> String {
+    pod["metadata"]["labels"]["pod-template-hash"].as_str().unwrap_or_default().to_owned()
 }

@@ -36,6 +36,8 @@ impl<'a> Pod<'a> {
             "metadata": {"name": name, "labels": {"app.kubernetes.io/name": name}},
             "spec": {
                 "restartPolicy": "Never",
+                // Should nobody be left to end it.
+                "activeDeadlineSeconds": 3600,
                 "automountServiceAccountToken": false,
                 "enableServiceLinks": false,
                 "securityContext": {
@@ -93,6 +95,14 @@ impl<'a> Pod<'a> {
             self.kubectl.run(&["wait", &pod, "--for=jsonpath={.status.phase}=Succeeded", &limit], None).await;
         ended.with_context(|| format!("{} failed:\n{said}", self.name))?;
         Ok(said)
+    }
+
+    /// What it has said so far.
+    ///
+    /// # Errors
+    /// kubectl's.
+    pub async fn said(&self) -> anyhow::Result<String> {
+        self.kubectl.run(&["logs", &self.name], None).await
     }
 
     /// # Errors

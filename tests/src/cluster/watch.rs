@@ -2,9 +2,11 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::time::sleep;
 
+use super::PERIOD;
 use super::kubectl::Kubectl;
 
 /// Lines with the seconds since it began.
@@ -24,13 +26,17 @@ impl Timeline {
     /// Says, for ever, what an autoscaler sees, whenever that changes.
     ///
     /// # Errors
-    /// A watch that ends.
+    /// A command that isn't there.
     pub async fn follows(&self, kubectl: &Kubectl, scaler: &str) -> anyhow::Result<()> {
-        let mut watch = kubectl.begin(&["get", "hpa", scaler, "--watch"])?;
-        let mut lines = BufReader::new(watch.stdout.take().context("stdout")?).lines();
-        while let Some(line) = lines.next_line().await? {
-            self.line(&line);
+        loop {
+            let mut watch = kubectl.begin(&["get", "hpa", scaler, "--watch", "--request-timeout=5m"])?;
+            let mut lines = BufReader::new(watch.stdout.take().context("stdout")?).lines();
+            while let Some(line) = lines.next_line().await? {
+                self.line(&line);
+            }
+            // Servers end watches now and then.
+            watch.wait().await?;
+            sleep(PERIOD).await;
         }
-        bail!("nobody watches the autoscaler any more: {}", watch.wait().await?)
     }
 }
