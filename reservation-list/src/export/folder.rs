@@ -121,7 +121,7 @@ impl Folder {
     /// Deletes all files that have expired, and tells how many.
     ///
     /// # Errors
-    /// The file system's.
+    /// The file system's, the first one; what could be deleted is.
     pub async fn sweep(&self, now: DateTime<Utc>) -> io::Result<usize> {
         let mut files = match fs::read_dir(&self.0).await {
             Ok(files) => files,
@@ -129,15 +129,15 @@ impl Folder {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
             Err(error) => return Err(error),
         };
-        let mut swept = 0;
+        let (mut swept, mut result) = (0, Ok(()));
         while let Some(file) = files.next_entry().await? {
             let path = file.path();
             if named(&path).is_some_and(|name| name.expires <= now.timestamp()) {
-                gone(fs::remove_file(&path).await)?;
+                result = result.and(gone(fs::remove_file(&path).await));
                 swept += 1;
             }
         }
-        Ok(swept)
+        result.map(|()| swept)
     }
 }
 

@@ -30,14 +30,17 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// How often it looks for what has expired.
 const CLEAR_PERIOD: Duration = Duration::from_secs(10);
 
-/// How long an attempt may be without progress until another process makes the next.
-const LEASE: Duration = Duration::from_secs(30);
+/// How long after the last progress of an attempt another process makes the next: longer than an attempt may take, so that
+/// who is slow with its last step loses nothing.
+const LEASE: Duration = Duration::from_secs(90);
 
 /// How often progress is told.
 const PROGRESS_PERIOD: Duration = Duration::from_secs(1);
 
 /// How long an attempt may take. Its snapshot keeps dead rows of this database alive for so long.
 const LIMIT: Duration = Duration::from_secs(60);
+
+const _: () = assert!(LEASE.as_secs() > LIMIT.as_secs());
 
 /// How often an export is begun at most.
 const ATTEMPTS_MAX: i32 = 3;
@@ -78,7 +81,7 @@ enum Failure {
     TooLarge(u64),
     #[error("none of {ATTEMPTS_MAX} attempts came to its end")]
     Exhausted,
-    #[error("it is somebody else's, or has expired")]
+    #[error("it is somebody else's")]
     Lost,
 }
 
@@ -192,14 +195,14 @@ impl Maker {
             let batch = batch.map_err(|error| error.1)?;
             draft.write(&table::rows(&batch)).await?;
             rows += i64::try_from(batch.len()).unwrap_or(i64::MAX);
-            if draft.bytes() > room {
-                return Err(Failure::TooLarge(room));
-            }
+            fits(draft, room)?;
             if told.elapsed() >= PROGRESS_PERIOD {
                 self.tell(claimed, rows).await?;
                 told = Instant::now();
             }
         }
+        // One without rows has its head.
+        fits(draft, room)?;
         Ok(rows)
     }
 
@@ -210,7 +213,16 @@ impl Maker {
             transaction.commit().await?;
             Ok(ours)
         });
-        if ours.await? { Ok(()) } else { Err(Failure::Lost) }
+        match ours.await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Failure::Lost),
+            // The lease is long enough without.
+            Err(Fault::Passing(reason) | Fault::Slow(reason)) => {
+                debug!(export.id = %claimed.id, reason, "progress is told later");
+                Ok(())
+            }
+            Err(fault) => Err(fault.into()),
+        }
     }
 
     async fn conclude(&self, claimed: &Claimed, outcome: Outcome) -> Result<(), Fault> {
@@ -235,6 +247,10 @@ impl Maker {
             debug!(export.id = %claimed.id, %error, "a file stays behind for now");
         }
     }
+}
+
+fn fits(draft: &Draft, room: u64) -> Result<(), Failure> {
+    if draft.bytes() > room { Err(Failure::TooLarge(room)) } else { Ok(()) }
 }
 
 fn lost(claimed: &Claimed) {

@@ -40,6 +40,9 @@ const PATH: &str = "/reservationLists/exports";
 /// Exports that may wait or be made at once, of all replicas.
 const UNFINISHED_MAX: i64 = 100;
 
+/// Exports that are kept at once, however they ended: a small one takes a file all the same.
+const KEPT_MAX: i64 = 10_000;
+
 /// Downloads that are under way in one process at most.
 const DOWNLOADS_MAX: usize = 64;
 
@@ -236,7 +239,8 @@ impl Api {
         let answer = match kept.find(claim) {
             Some(answer) => answer,
             None => {
-                let asked = export::ask(&mut transaction, id, movie_id, *ttl_secs, UNFINISHED_MAX).await?;
+                let asked =
+                    export::ask(&mut transaction, id, movie_id, *ttl_secs, UNFINISHED_MAX, KEPT_MAX).await?;
                 accepted(asked).inspect(|acceptance| kept.keep(claim, acceptance))
             }
         };
@@ -283,6 +287,8 @@ fn accepted(asked: Asked) -> Result<Acceptance, Problem> {
             .with_header(LOCATION, format!("{PATH}/{}", export.id))
             .with_header(CACHE_CONTROL, "no-store")),
         Asked::Taken => Err(Problem::conflict("the id is taken by a call with another body")),
-        Asked::Full => Err(Problem::unavailable(format!("{UNFINISHED_MAX} exports are waiting already"))),
+        Asked::Full => Err(Problem::unavailable(format!(
+            "{UNFINISHED_MAX} exports are waiting already, or {KEPT_MAX} are kept"
+        ))),
     }
 }

@@ -27,12 +27,12 @@ pub enum Asked {
     Export(Export),
     /// The id is another export's.
     Taken,
-    /// Too many wait.
+    /// Too many wait, or are kept.
     Full,
 }
 
-/// Adds an export, unless `unfinished_max` are waiting or being made. Calls of the same moment may all find the last
-/// place: it bounds a queue.
+/// Adds an export, unless `unfinished_max` are waiting or being made, or `kept_max` are there. Calls of the same moment may
+/// all find the last place.
 ///
 /// # Errors
 /// The database's.
@@ -42,6 +42,7 @@ pub async fn ask(
     movie_id: MovieId,
     ttl_secs: u32,
     unfinished_max: i64,
+    kept_max: i64,
 ) -> Result<Asked, sqlx::Error> {
     // What was accepted is not forgotten; of what is projected the log has another copy.
     sqlx::raw_sql("set local synchronous_commit = on").execute(&mut *connection).await?;
@@ -57,6 +58,7 @@ pub async fn ask(
         "insert into export (id, movie_id, expires_at)
          select $1, $2, now() + make_interval(secs => $3)
          where (select count(*) from export where state in ('PENDING', 'RUNNING')) < $4
+           and (select count(*) from export) < $5
          on conflict on constraint export_pkey do update
          set movie_id = excluded.movie_id, state = excluded.state, attempt = excluded.attempt,
              due_at = excluded.due_at, row_count = 0, byte_count = 0, reason = null,
@@ -69,6 +71,7 @@ pub async fn ask(
     .bind(movie_id.0)
     .bind(f64::from(ttl_secs))
     .bind(unfinished_max)
+    .bind(kept_max)
     .fetch_optional(&mut *connection)
     .await?;
     if let Some(added) = added {
@@ -102,6 +105,8 @@ pub struct Claimed {
     pub movie_id: MovieId,
     /// Of this attempt's file. No other attempt has the same: who has lost the lease can't conclude.
     pub name: Name,
+    /// An id that has expired may be asked for again, and begins with its first attempt.
+    expires_at: DateTime<Utc>,
     /// Bytes that all exports take which are ready.
     pub taken: i64,
 }
@@ -128,18 +133,19 @@ pub async fn claim(connection: &mut PgConnection, lease: Duration) -> Result<Opt
     .fetch_optional(connection)
     .await?;
     row.map(|row| {
-        let id = row.try_get("id")?;
+        let (id, expires_at) = (row.try_get("id")?, row.try_get("expires_at")?);
         Ok(Claimed {
             id,
+            expires_at,
             movie_id: MovieId(row.try_get("movie_id")?),
-            name: Name::new(id, row.try_get("attempt")?, row.try_get("expires_at")?),
+            name: Name::new(id, row.try_get("attempt")?, expires_at),
             taken: row.try_get("taken")?,
         })
     })
     .transpose()
 }
 
-/// Tells how far an attempt is, and makes its lease longer. `false`: it is somebody else's, or has expired.
+/// Tells how far an attempt is, and makes its lease longer. `false`: it is somebody else's.
 ///
 /// # Errors
 /// The database's.
@@ -151,12 +157,13 @@ pub async fn progress(
 ) -> Result<bool, sqlx::Error> {
     let updated = sqlx::query(
         "update export set row_count = $3, due_at = clock_timestamp() + make_interval(secs => $4)
-         where id = $1 and attempt = $2 and state = 'RUNNING'",
+         where id = $1 and attempt = $2 and expires_at = $5 and state = 'RUNNING'",
     )
     .bind(claimed.id)
     .bind(claimed.name.attempt())
     .bind(rows)
     .bind(lease.as_secs_f64())
+    .bind(claimed.expires_at)
     .execute(connection)
     .await?;
     Ok(updated.rows_affected() == 1)
@@ -178,7 +185,7 @@ impl Outcome {
     }
 }
 
-/// Writes what an attempt came to. `false`: it is somebody else's, or has expired.
+/// Writes what an attempt came to. `false`: it is somebody else's.
 ///
 /// # Errors
 /// The database's.
@@ -193,7 +200,7 @@ pub async fn conclude(
     };
     let updated = sqlx::query(
         "update export set state = $3, row_count = $4, byte_count = $5, reason = $6
-         where id = $1 and attempt = $2 and state = 'RUNNING'",
+         where id = $1 and attempt = $2 and expires_at = $7 and state = 'RUNNING'",
     )
     .bind(claimed.id)
     .bind(claimed.name.attempt())
@@ -201,6 +208,7 @@ pub async fn conclude(
     .bind(rows)
     .bind(bytes)
     .bind(reason)
+    .bind(claimed.expires_at)
     .execute(connection)
     .await?;
     Ok(updated.rows_affected() == 1)
