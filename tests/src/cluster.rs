@@ -52,10 +52,10 @@ pub struct Options {
     #[arg(long, default_value = "theater/proof:0.1.0")]
     load_image: String,
     /// Reservations a second that make movie's autoscaler want three pods
-    #[arg(long, default_value = "100")]
+    #[arg(long, default_value = "60")]
     reservations: String,
     /// Looks a second, likewise
-    #[arg(long, default_value = "600")]
+    #[arg(long, default_value = "700")]
     looks: String,
     /// Leave the theater where it is at the end
     #[arg(long)]
