@@ -16,7 +16,7 @@ use actix_web::{
     },
     middleware::Next,
 };
-use service_kit::problem::Problem;
+use service_kit::http::problem::Problem;
 
 /// A smaller body gains nothing worth the work, in bytes.
 const WORTH_IT: u64 = 1024;

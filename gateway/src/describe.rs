@@ -12,7 +12,7 @@ use actix_web::{
 };
 use futures_util::future::join_all;
 use serde_json::Value;
-use service_kit::problem::Problem;
+use service_kit::http::problem::Problem;
 use tokio::sync::Mutex;
 
 use crate::proxy::Proxy;

@@ -8,8 +8,8 @@ use actix_web::{
     web,
 };
 use service_kit::{
-    openapi::{self, OPERATIONS},
-    problem::Problem,
+    http::openapi::{self, OPERATIONS},
+    http::problem::Problem,
 };
 use utoipa_swagger_ui::Config;
 

@@ -6,7 +6,7 @@ use actix_web::{
 };
 use service_kit::{
     http::X_REQUEST_ID,
-    trace::{TRACEPARENT, TraceParent},
+    telemetry::trace_context::{TRACEPARENT, TraceParent},
 };
 
 use crate::client::{TrustedProxies, X_FORWARDED_FOR};

@@ -18,7 +18,7 @@
 
 use std::{net::TcpListener, time::Duration};
 
-use service_kit::{health::Health, http, metrics::Metrics};
+use service_kit::{http, http::health::Health, telemetry::metrics::Metrics};
 use tokio_util::sync::CancellationToken;
 
 pub mod client;
@@ -38,7 +38,7 @@ pub use config::Config;
 pub use proxy::Limits;
 
 /// What a client's head may have; some fields more are added on the way.
-const HEAD_BOUNDS: http::HeadBounds = http::HeadBounds { fields_max: 64, bytes_max: 32 * 1024 };
+const HEADER_LIMITS: http::HeaderLimits = http::HeaderLimits { fields_max: 64, bytes_max: 32 * 1024 };
 
 /// A gateway that has its port.
 pub struct Application {
@@ -90,7 +90,7 @@ impl Application {
         // The proxy has its own, tighter limits, and its own answers when they are reached.
         server.request_timeout = self.gateway.limits().request() + Duration::from_secs(1);
         // Fewer than a service takes, which must take ours too.
-        server.head_bounds = HEAD_BOUNDS;
+        server.header_limits = HEADER_LIMITS;
         let gateway = self.gateway;
         server.run(shutdown, move |config| gateway.routes(config)).await
     }

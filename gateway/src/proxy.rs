@@ -25,12 +25,12 @@ use prometheus::IntCounterVec;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use service_kit::{
-    body,
+    http::body,
+    http::openapi,
+    http::prefer::{PREFER, Wait},
+    http::problem::Problem,
     http::{self, Stopping},
-    openapi,
-    prefer::{PREFER, Wait},
-    problem::Problem,
-    trace,
+    telemetry::trace_context,
 };
 
 use crate::{client::TrustedProxies, headers, upstream::Upstreams};
@@ -131,7 +131,7 @@ pub(crate) async fn forward(
     let path_and_query = req.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     let method = http::method(&req);
     // What goes on counts: a field that `Connection` names stays behind.
-    let headers = headers::forwarded(&req, &trace::current(), &proxy.trusted);
+    let headers = headers::forwarded(&req, &trace_context::current(), &proxy.trusted);
     let outgoing = Outgoing {
         path_and_query,
         repeatable: is_repeatable(&method, &headers, body.as_deref().unwrap_or_default()),

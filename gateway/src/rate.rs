@@ -19,7 +19,7 @@ use actix_web::{
     middleware::Next,
 };
 use prometheus::{IntCounter, Registry};
-use service_kit::problem::Problem;
+use service_kit::http::problem::Problem;
 
 use crate::client::TrustedProxies;
 

@@ -8,7 +8,7 @@ use actix_web::{
     web::{self, Data},
 };
 use prometheus::Registry;
-use service_kit::{http::unknown_route, openapi};
+use service_kit::{http::openapi, http::unknown_route};
 use tokio::sync::Mutex;
 
 use crate::{

@@ -17,11 +17,11 @@ use gateway::{Application, Config, Limits};
 use serde_json::{Value, json};
 use service_kit::{
     config::TelemetryConfig,
-    health::Health,
+    http::health::Health,
     http::{Server, bind},
-    metrics::Metrics,
+    telemetry::metrics::Metrics,
+    telemetry::trace_context::TraceParent,
     telemetry::{self, Telemetry},
-    trace::TraceParent,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},

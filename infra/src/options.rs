@@ -7,7 +7,7 @@ use std::str::FromStr;
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use service_kit::config::TelemetryConfig;
-use service_kit::events::config::KafkaSettings;
+use service_kit::messaging::config::KafkaSettings;
 
 /// The theater: five ticketing services that agree through Kafka, started by one command
 ///

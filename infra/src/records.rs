@@ -68,7 +68,7 @@ pub struct Record {
 impl Record {
     fn read(message: &BorrowedMessage<'_>) -> Self {
         // Whatever someone put there is shown as far as it can be.
-        let (headers, _unreadable) = service_kit::events::record::headers(message);
+        let (headers, _unreadable) = service_kit::messaging::record::headers(message);
         Self {
             topic: message.topic().to_owned(),
             partition: message.partition(),

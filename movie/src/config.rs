@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use service_kit::config::TelemetryConfig;
-use service_kit::events::{EventsConfig, IdempotencyConfig};
+use service_kit::messaging::{EventsConfig, IdempotencyConfig};
 
 /// The catalogue and the stock: allocates tickets to reservations, rejects, releases
 #[derive(clap::Parser, Clone, Debug)]

@@ -1,7 +1,7 @@
 //! Placements and cancellations from the log, decided a batch at a time.
 
 use prometheus::{IntCounterVec, Opts, Registry};
-use service_kit::events::{Delivery, EventHandler, Fault, Outbox};
+use service_kit::messaging::{Delivery, EventHandler, Fault, Outbox};
 use shared_events::Event;
 use sqlx::PgConnection;
 

@@ -6,22 +6,24 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, ETAG, IF_MATCH, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
-use service_kit::body::Json;
-use service_kit::events::database::{Reading, Transaction};
-use service_kit::events::failpoint::around;
-use service_kit::events::{Acceptance, Claim, Fault, Idempotency, IdempotencyParameter, Outbox};
-use service_kit::fields::{Bounds, Number};
-use service_kit::openapi::{self, schemas};
-use service_kit::page::{self, Page, PageQuery};
-use service_kit::problem::{FieldError, Problem};
-use service_kit::trace;
+use service_kit::http::body::Json;
+use service_kit::http::openapi::{self, schemas};
+use service_kit::http::pagination::{self, Page, PageQuery};
+use service_kit::http::problem::{FieldError, Problem};
+use service_kit::http::validation::{Number, Validator};
+use service_kit::messaging::database::{ReadConnection, Transaction};
+use service_kit::messaging::failpoint::failpoint;
+use service_kit::messaging::{
+    Fault, Idempotency, IdempotencyKey, IdempotencyParameter, Outbox, StoredResponse,
+};
+use service_kit::telemetry::trace_context;
 use shared_events::{Count, DeliveryId, MovieId, Origin};
 use sqlx::PgPool;
 use utoipa::openapi::Schema;
 use utoipa::{IntoParams, OpenApi, ToSchema};
 use uuid::Uuid;
 
-use crate::acts;
+use crate::failpoints;
 use crate::movie::{Answer, Command, Editions, Input, Movie, QTY_MAX};
 use crate::search::{Listing, Place, Query, Sort};
 use crate::store;
@@ -169,16 +171,16 @@ async fn publish(
     request: HttpRequest,
     Json(new): Json<NewMovie>,
 ) -> Result<HttpResponse, Problem> {
-    let mut bounds = Bounds::new();
+    let mut bounds = Validator::new();
     let id = new.id.map(|id| bounds.id("/id", &id)).transpose()?;
     let name = bounds.text("/movieName", new.movie_name, 1, NAME_MAX);
     let description = bounds.text("/description", new.description.unwrap_or_default(), 0, DESCRIPTION_MAX);
     let qty = bounds.number("/qty", new.qty, 0, QTY_MAX);
     bounds.check()?;
-    let claim = Claim::of(&request, "/movies".to_owned(), &(id, &name, &description, qty))?;
+    let key = IdempotencyKey::of(&request, "/movies".to_owned(), &(id, &name, &description, qty))?;
     let movie_id = MovieId(id.unwrap_or_else(Uuid::now_v7));
     let command = Command::Publish { movie_id, name, description, qty };
-    Ok(api.decide(command, claim, created).await?.into_response())
+    Ok(api.decide(command, key, created).await?.into_response())
 }
 
 /// Edit a movie's name or description
@@ -204,9 +206,9 @@ async fn edit(
     request: HttpRequest,
     Json(edited): Json<EditedMovie>,
 ) -> Result<HttpResponse, Problem> {
-    let movie_id = MovieId(page::path_id(&request, "id")?);
+    let movie_id = MovieId(pagination::path_id(&request, "id")?);
     let editions = editions(&request)?;
-    let mut bounds = Bounds::new();
+    let mut bounds = Validator::new();
     let name = edited.movie_name.map(|name| bounds.text("/movieName", name, 1, NAME_MAX));
     let description = edited.description.map(|text| bounds.text("/description", text, 0, DESCRIPTION_MAX));
     bounds.check()?;
@@ -233,16 +235,16 @@ async fn deliver(
     request: HttpRequest,
     Json(new): Json<NewDelivery>,
 ) -> Result<HttpResponse, Problem> {
-    let movie_id = MovieId(page::path_id(&request, "id")?);
-    let mut bounds = Bounds::new();
+    let movie_id = MovieId(pagination::path_id(&request, "id")?);
+    let mut bounds = Validator::new();
     let id = new.id.map(|id| bounds.id("/id", &id)).transpose()?;
     let count = bounds.number("/count", new.count, 1, DELIVERY_MAX);
     bounds.check()?;
     let count = Count::new(count).ok_or_else(Problem::internal)?;
-    let claim = Claim::of(&request, format!("/movies/{movie_id}/tickets"), &(id, count))?;
+    let key = IdempotencyKey::of(&request, format!("/movies/{movie_id}/tickets"), &(id, count))?;
     let delivery_id = DeliveryId(id.unwrap_or_else(Uuid::now_v7));
     let command = Command::Deliver { movie_id, delivery_id, count };
-    Ok(api.decide(command, claim, created).await?.into_response())
+    Ok(api.decide(command, key, created).await?.into_response())
 }
 
 /// Show a movie
@@ -258,8 +260,8 @@ async fn deliver(
     ),
 )]
 async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let id = MovieId(page::path_id(&request, "id")?);
-    let mut reading = Reading::begin(&api.pool).await.map_err(Fault::from)?;
+    let id = MovieId(pagination::path_id(&request, "id")?);
+    let mut reading = ReadConnection::begin(&api.pool).await.map_err(Fault::from)?;
     let found = store::find(&mut reading, id).await.map_err(Fault::from)?;
     reading.end();
     match found {
@@ -309,20 +311,20 @@ fn sort_schema() -> Schema {
     )),
 )]
 async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let parameters = page::query(&request, &["q", "minQty", "sort", "cursor", "limit"])?;
+    let parameters = pagination::query(&request, &["q", "minQty", "sort", "cursor", "limit"])?;
     let (listing, query) = listing(&parameters)?;
-    let mut reading = Reading::begin(&api.pool).await.map_err(Fault::from)?;
+    let mut reading = ReadConnection::begin(&api.pool).await.map_err(Fault::from)?;
     let movies = store::catalogue::list(&mut reading, &listing, query.after.as_ref(), query.limit + 1)
         .await
         .map_err(Fault::from)?;
     reading.end();
     let rows = movies.iter().map(|(place, movie)| (place.clone(), MovieView::from(movie))).collect();
-    Ok(page::page(&request, rows, &query))
+    Ok(pagination::page(&request, rows, &query))
 }
 
 fn listing(parameters: &HashMap<String, String>) -> Result<(Listing, PageQuery<Place>), Problem> {
-    let q = page::text(parameters, "q", QUERY_MAX)?;
-    let min_qty = page::number(parameters, "minQty", 0, QTY_MAX)?.unwrap_or(0);
+    let q = pagination::text(parameters, "q", QUERY_MAX)?;
+    let min_qty = pagination::number(parameters, "minQty", 0, QTY_MAX)?.unwrap_or(0);
     let sort = match parameters.get("sort") {
         None => Sort::Newest,
         Some(text) => Sort::ALL
@@ -335,7 +337,7 @@ fn listing(parameters: &HashMap<String, String>) -> Result<(Listing, PageQuery<P
     let query: PageQuery<Place> =
         PageQuery::parse(parameters, COLLECTION, &[q, Some(&min_qty.to_string()), Some(sort.as_str())])?;
     if query.after.as_ref().is_some_and(|place| place.sort() != sort) {
-        return Err(page::foreign());
+        return Err(pagination::foreign());
     }
     Ok((Listing { query: q.map(Query::new), min_qty, sort }, query))
 }
@@ -345,15 +347,16 @@ impl Api {
     async fn decide(
         &self,
         command: Command,
-        claim: Option<Claim>,
+        key: Option<IdempotencyKey>,
         show: Show,
-    ) -> Result<Acceptance, Problem> {
-        let origin = Origin { traceparent: Some(trace::current().as_str().to_owned()), causation: None };
+    ) -> Result<StoredResponse, Problem> {
+        let origin =
+            Origin { traceparent: Some(trace_context::current().as_str().to_owned()), causation: None };
         let input = Input { command, origin };
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.try_decide(&input, claim.as_ref(), show).await {
+            match self.try_decide(&input, key.as_ref(), show).await {
                 // The same id or key was inserted between load and save: what is there now decides.
                 Err(Fault::Poison(_) | Fault::Fenced) if tries < TRIES => {}
                 result => return result?,
@@ -365,27 +368,27 @@ impl Api {
     async fn try_decide(
         &self,
         input: &Input,
-        claim: Option<&Claim>,
+        key: Option<&IdempotencyKey>,
         show: Show,
-    ) -> Result<Result<Acceptance, Problem>, Fault> {
+    ) -> Result<Result<StoredResponse, Problem>, Fault> {
         let mut transaction = Transaction::begin(&self.pool).await?;
-        let mut kept = self.idempotency.load(&mut transaction, claim.into_iter()).await?;
-        let answer = match kept.find(claim) {
+        let mut stored_responses = self.idempotency.load(&mut transaction, key.into_iter()).await?;
+        let answer = match stored_responses.find(key) {
             Some(answer) => answer,
             None => {
                 let inputs = std::slice::from_ref(input);
                 let mut writes = crate::decide(&mut transaction, &self.outbox, inputs).await?;
                 match accepted(input.command.movie_id(), writes.answers.pop(), show) {
-                    Ok(acceptance) => {
-                        kept.keep(claim, &acceptance);
-                        Ok(acceptance)
+                    Ok(stored_response) => {
+                        stored_responses.store(key, &stored_response);
+                        Ok(stored_response)
                     }
-                    Err(problem) => self.refused(&mut transaction, claim, problem).await?,
+                    Err(problem) => self.refused(&mut transaction, key, problem).await?,
                 }
             }
         };
-        self.idempotency.save(&mut transaction, &kept).await?;
-        around(acts::COMMIT_CALL, transaction.commit()).await?;
+        self.idempotency.save(&mut transaction, &stored_responses).await?;
+        failpoint(failpoints::COMMIT_CALL, transaction.commit()).await?;
         self.outbox.wake();
         self.idempotency.count(&answer);
         Ok(answer)
@@ -396,16 +399,16 @@ impl Api {
     async fn refused(
         &self,
         transaction: &mut Transaction,
-        claim: Option<&Claim>,
+        key: Option<&IdempotencyKey>,
         problem: Problem,
-    ) -> Result<Result<Acceptance, Problem>, Fault> {
-        let kept = self.idempotency.load(transaction, claim.into_iter()).await?;
-        Ok(kept.find(claim).unwrap_or(Err(problem)))
+    ) -> Result<Result<StoredResponse, Problem>, Fault> {
+        let stored_responses = self.idempotency.load(transaction, key.into_iter()).await?;
+        Ok(stored_responses.find(key).unwrap_or(Err(problem)))
     }
 }
 
 /// What a call is answered; `show` makes it of the movie as it stands then.
-fn accepted(id: MovieId, answer: Option<Answer>, show: Show) -> Result<Acceptance, Problem> {
+fn accepted(id: MovieId, answer: Option<Answer>, show: Show) -> Result<StoredResponse, Problem> {
     match answer {
         Some(Answer::Done(movie)) => Ok(show(&movie)),
         Some(Answer::NoSuchMovie) => Err(no_such_movie(id)),
@@ -449,18 +452,18 @@ fn editions(request: &HttpRequest) -> Result<Editions, Problem> {
     }
 }
 
-type Show = fn(&Movie) -> Acceptance;
+type Show = fn(&Movie) -> StoredResponse;
 
-fn created(movie: &Movie) -> Acceptance {
+fn created(movie: &Movie) -> StoredResponse {
     answer(StatusCode::CREATED, movie).with_header(LOCATION, format!("/movies/{}", movie.id))
 }
 
-fn shown(movie: &Movie) -> Acceptance {
+fn shown(movie: &Movie) -> StoredResponse {
     answer(StatusCode::OK, movie)
 }
 
-fn answer(status: StatusCode, movie: &Movie) -> Acceptance {
-    Acceptance::json(status, &MovieView::from(movie))
+fn answer(status: StatusCode, movie: &Movie) -> StoredResponse {
+    StoredResponse::json(status, &MovieView::from(movie))
         .with_header(ETAG, format!("\"{}\"", movie.edition))
         .with_header(CACHE_CONTROL, "no-store")
 }

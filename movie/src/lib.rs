@@ -8,11 +8,11 @@
 //! - [`http`]: the vendor's calls.
 //! - [`events`]: placements and cancellations from the log.
 //! - [`config`]: the settings.
-//! - [`acts`]: where the tests let the process die.
+//! - [`failpoints`]: where the tests let the process die.
 
-pub mod acts;
 pub mod config;
 pub mod events;
+pub mod failpoints;
 pub mod http;
 pub mod movie;
 pub mod search;
@@ -21,7 +21,9 @@ pub mod store;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use service_kit::events::{Fault, Foundation, Idempotency, Needs, Outbox, Worker, database, idempotency};
+use service_kit::messaging::{
+    Fault, Idempotency, Outbox, ServiceContext, ServiceOptions, Worker, database, idempotency,
+};
 use shared_events::{Consumer, Timestamp};
 use sqlx::migrate::Migrator;
 use sqlx::{PgConnection, PgPool};
@@ -38,7 +40,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// The service, built and bound, not yet running.
 pub struct Application {
-    foundation: Foundation,
+    context: ServiceContext,
     listener: TcpListener,
     metrics: events::MovieMetrics,
     idempotency: Idempotency,
@@ -51,16 +53,16 @@ impl Application {
     /// An address in use; a database that can't be reached or migrated.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let listener = service_kit::http::bind(config.bind_address)?;
-        let needs = Needs {
+        let options = ServiceOptions {
             consumer: Consumer::Movie,
             migrations: Migrator::with_migrations(MIGRATIONS.iter().cloned().collect()),
             publishes: true,
             session: &[search::SIMILAR],
         };
-        let foundation = Foundation::build(&config.events, needs).await?;
-        let metrics = events::MovieMetrics::new(foundation.metrics.registry())?;
-        let idempotency = Idempotency::new(&config.idempotency, foundation.metrics.registry())?;
-        Ok(Self { foundation, listener, metrics, idempotency })
+        let context = ServiceContext::build(&config.events, options).await?;
+        let metrics = events::MovieMetrics::new(context.metrics.registry())?;
+        let idempotency = Idempotency::new(&config.idempotency, context.metrics.registry())?;
+        Ok(Self { context, listener, metrics, idempotency })
     }
 
     /// The port that was bound; 0 if the system can't tell.
@@ -73,15 +75,15 @@ impl Application {
     /// # Errors
     /// A fatal fault.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { foundation, listener, metrics, idempotency } = self;
-        let (pool, outbox) = (foundation.pool.clone(), foundation.outbox.clone());
+        let Self { context, listener, metrics, idempotency } = self;
+        let (pool, outbox) = (context.pool.clone(), context.outbox.clone());
         let api = http::Api { pool: pool.clone(), outbox, idempotency };
-        let handler = events::Handler { outbox: foundation.outbox.clone(), metrics };
-        let stages = foundation
-            .serve(listener, http::routes(api))
-            .then("idempotency", |stop| idempotency::purge(pool.clone(), stop))
-            .then("catalogue", |stop| fill(pool, stop));
-        foundation.consume(stages, handler).run(shutdown).await
+        let handler = events::Handler { outbox: context.outbox.clone(), metrics };
+        let tasks = context
+            .spawn_server(listener, http::routes(api))
+            .spawn("idempotency", |stop| idempotency::purge(pool.clone(), stop))
+            .spawn("catalogue", |stop| fill(pool, stop));
+        context.spawn_consumer(tasks, handler).run(shutdown).await
     }
 }
 

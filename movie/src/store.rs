@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 
-use service_kit::events::failpoint::around;
+use service_kit::messaging::failpoint::failpoint;
 use shared_events::{Count, DeliveryId, MovieId, ReservationId};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use crate::acts;
+use crate::failpoints;
 use crate::movie::{Command, Decision, Delivery, Input, Movie, Outcome, State, Writes};
 
 pub mod catalogue;
@@ -116,18 +116,18 @@ async fn deliveries(
 /// The database's; a movie or delivery that came into being since `load` violates its primary key.
 pub async fn save(connection: &mut PgConnection, writes: &Writes) -> Result<(), sqlx::Error> {
     for movie in &writes.new_movies {
-        around(acts::INSERT, insert_movie(connection, movie)).await?;
+        failpoint(failpoints::INSERT, insert_movie(connection, movie)).await?;
     }
     if !writes.changed_movies.is_empty() {
-        around(acts::UPDATE, update_movies(connection, &writes.changed_movies)).await?;
+        failpoint(failpoints::UPDATE, update_movies(connection, &writes.changed_movies)).await?;
     }
     if !writes.edited_movies.is_empty() {
-        around(acts::EDIT, edit_movies(connection, &writes.edited_movies)).await?;
+        failpoint(failpoints::EDIT, edit_movies(connection, &writes.edited_movies)).await?;
     }
     catalogue::describe(connection, &writes.new_movies).await?;
     catalogue::describe(connection, &writes.edited_movies).await?;
     if !writes.new_decisions.is_empty() {
-        around(acts::DECIDE, insert_decisions(connection, &writes.new_decisions)).await?;
+        failpoint(failpoints::DECIDE, insert_decisions(connection, &writes.new_decisions)).await?;
     }
     if !writes.released.is_empty() {
         let ids: Vec<Uuid> = writes.released.iter().map(|id| id.0).collect();
@@ -135,7 +135,7 @@ pub async fn save(connection: &mut PgConnection, writes: &Writes) -> Result<(), 
             sqlx::query("update decision set outcome = 'RELEASED' where reservation_id = any ($1)")
                 .bind(ids)
                 .execute(&mut *connection);
-        around(acts::RELEASE, released).await?;
+        failpoint(failpoints::RELEASE, released).await?;
     }
     for (id, delivery) in &writes.new_deliveries {
         let delivered = sqlx::query("insert into delivery (id, movie_id, count) values ($1, $2, $3)")
@@ -143,7 +143,7 @@ pub async fn save(connection: &mut PgConnection, writes: &Writes) -> Result<(), 
             .bind(delivery.movie_id.0)
             .bind(delivery.count.get())
             .execute(&mut *connection);
-        around(acts::DELIVER, delivered).await?;
+        failpoint(failpoints::DELIVER, delivered).await?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use lettre::message::Mailbox;
 use service_kit::config::TelemetryConfig;
-use service_kit::events::EventsConfig;
+use service_kit::messaging::EventsConfig;
 use shared_events::ReservationId;
 use uuid::Uuid;
 

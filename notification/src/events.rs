@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use service_kit::events::{Delivery, EventHandler, Fault};
+use service_kit::messaging::{Delivery, EventHandler, Fault};
 use sqlx::PgConnection;
 use tokio::sync::Notify;
 use uuid::Uuid;

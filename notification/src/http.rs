@@ -2,12 +2,12 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
-use service_kit::events::Fault;
-use service_kit::events::database::Reading;
-use service_kit::fields::Bounds;
-use service_kit::openapi::{self, schemas};
-use service_kit::page::{self, Page, PageQuery};
-use service_kit::problem::Problem;
+use service_kit::http::openapi::{self, schemas};
+use service_kit::http::pagination::{self, Page, PageQuery};
+use service_kit::http::problem::Problem;
+use service_kit::http::validation::Validator;
+use service_kit::messaging::Fault;
+use service_kit::messaging::database::ReadConnection;
 use shared_events::{MovieId, ReservationId, Timestamp};
 use sqlx::PgPool;
 use utoipa::openapi::Schema;
@@ -128,21 +128,21 @@ impl<'a> From<&'a Recorded> for NotificationView<'a> {
     )),
 )]
 async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let parameters = page::query(&request, &["userId", "reserveId", "cursor", "limit"])?;
-    let mut bounds = Bounds::new();
+    let parameters = pagination::query(&request, &["userId", "reserveId", "cursor", "limit"])?;
+    let mut bounds = Validator::new();
     let reservation_id = parameters.get("reserveId").map(|id| bounds.id("/reserveId", id)).transpose()?;
-    let user_id = page::text(&parameters, "userId", USER_ID_MAX)?;
+    let user_id = pagination::text(&parameters, "userId", USER_ID_MAX)?;
     let of = reservation_id.map(|id| id.to_string());
     let query = PageQuery::parse(&parameters, COLLECTION, &[user_id, of.as_deref()])?;
     let filter =
         Filter { user_id: user_id.map(str::to_owned), reservation_id: reservation_id.map(ReservationId) };
 
-    let mut reading = Reading::begin(&api.pool).await.map_err(Fault::from)?;
+    let mut reading = ReadConnection::begin(&api.pool).await.map_err(Fault::from)?;
     let recorded =
         store::list(&mut reading, &filter, query.after, query.limit + 1).await.map_err(Fault::from)?;
     reading.end();
     let rows = recorded.iter().map(|(seq, recorded)| (*seq, NotificationView::from(recorded))).collect();
-    Ok(page::page(&request, rows, &query))
+    Ok(pagination::page(&request, rows, &query))
 }
 
 #[cfg(test)]

@@ -8,12 +8,12 @@
 //! - [`sender`]: e-mails that are due; [`email`]: what one says; [`mailer`]: the way to the mail server.
 //! - [`http`]: what was told, newest first.
 //! - [`config`]: the settings, and the operator's command; [`metrics`]: what is counted.
-//! - [`acts`]: where the tests let the process die.
+//! - [`failpoints`]: where the tests let the process die.
 
-pub mod acts;
 pub mod config;
 pub mod email;
 pub mod events;
+pub mod failpoints;
 pub mod http;
 pub mod mailer;
 pub mod metrics;
@@ -28,8 +28,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Parser;
-use service_kit::events::{Foundation, Needs};
-use service_kit::shutdown;
+use service_kit::messaging::{ServiceContext, ServiceOptions};
+use service_kit::process;
 use shared_events::Consumer;
 use sqlx::migrate::Migrator;
 use sqlx::{Connection, PgConnection};
@@ -49,10 +49,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let config = Config::parse_from(args);
     let telemetry = config.telemetry.clone();
     match config.command.clone() {
-        None => shutdown::serve("notification", &telemetry, async |shutdown| {
+        None => process::serve("notification", &telemetry, async |shutdown| {
             Application::build(config).await?.run(shutdown).await
         }),
-        Some(command) => shutdown::once("notification", &telemetry, async {
+        Some(command) => process::once("notification", &telemetry, async {
             println!("{}", command.execute(&config).await?);
             Ok(())
         }),
@@ -80,7 +80,7 @@ impl Command {
 
 /// The service, built and bound, not yet running.
 pub struct Application {
-    foundation: Foundation,
+    context: ServiceContext,
     listener: TcpListener,
     metrics: NotificationMetrics,
     sender: Option<Sender>,
@@ -93,24 +93,24 @@ impl Application {
     /// An address in use; a database that can't be reached or migrated.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let listener = service_kit::http::bind(config.bind_address)?;
-        let needs = Needs {
+        let options = ServiceOptions {
             consumer: Consumer::Notification,
             migrations: Migrator::with_migrations(MIGRATIONS.iter().cloned().collect()),
             publishes: false,
             // A row is a promise: the e-mail follows from it.
             session: &[],
         };
-        let foundation = Foundation::build(&config.events, needs).await?;
-        let metrics = NotificationMetrics::new(foundation.metrics.registry())?;
-        let emails = EmailMetrics::new(foundation.metrics.registry())?;
+        let context = ServiceContext::build(&config.events, options).await?;
+        let metrics = NotificationMetrics::new(context.metrics.registry())?;
+        let emails = EmailMetrics::new(context.metrics.registry())?;
         let sender = config.email.smtp_url.map(|url| Sender {
-            pool: foundation.pool.clone(),
+            pool: context.pool.clone(),
             mailer: Mailer::new(url, config.email.smtp_from),
             attempts_max: config.email.smtp_attempts_max,
             metrics: emails,
             wake: Arc::new(Notify::new()),
         });
-        Ok(Self { foundation, listener, metrics, sender })
+        Ok(Self { context, listener, metrics, sender })
     }
 
     /// The port that was bound; 0 if the system can't tell.
@@ -123,17 +123,17 @@ impl Application {
     /// # Errors
     /// A fatal fault.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { foundation, listener, metrics, sender } = self;
-        let api = http::Api { pool: foundation.pool.clone() };
+        let Self { context, listener, metrics, sender } = self;
+        let api = http::Api { pool: context.pool.clone() };
         let wake = sender.as_ref().map(|sender| Arc::clone(&sender.wake));
         let handler = events::Handler { metrics, sender: wake };
-        let mut stages = foundation.serve(listener, http::routes(api));
+        let mut tasks = context.spawn_server(listener, http::routes(api));
         if let Some(sender) = sender {
             let (pool, metrics) = (sender.pool.clone(), sender.metrics.clone());
-            stages = stages
-                .then("e-mails", |stop| sender.run(stop))
-                .then("e-mail backlog", |stop| sender::watch(pool, metrics, stop));
+            tasks = tasks
+                .spawn("e-mails", |stop| sender.run(stop))
+                .spawn("e-mail backlog", |stop| sender::watch(pool, metrics, stop));
         }
-        foundation.consume(stages, handler).run(shutdown).await
+        context.spawn_consumer(tasks, handler).run(shutdown).await
     }
 }

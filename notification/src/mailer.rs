@@ -10,11 +10,11 @@ use lettre::transport::smtp::Error;
 use lettre::transport::smtp::client::AsyncSmtpConnection;
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
 use lettre::transport::smtp::extension::{MailBodyParameter, MailParameter};
-use service_kit::events::failpoint::around;
+use service_kit::messaging::failpoint::failpoint;
 use tracing::debug;
 
-use crate::acts;
 use crate::email;
+use crate::failpoints;
 use crate::notification::Notification;
 use server::SmtpUrl;
 
@@ -57,7 +57,7 @@ impl Mailer {
         };
         let attempt = async {
             let mut connection = self.server.connect(CONNECT_LIMIT).await?;
-            let delivered = around(acts::SEND, deliver(&mut connection, &message)).await;
+            let delivered = failpoint(failpoints::SEND, deliver(&mut connection, &message)).await;
             Ok::<_, Error>((connection, delivered))
         };
         match tokio::time::timeout(SEND_LIMIT, attempt).await {

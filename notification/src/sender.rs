@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use futures_util::future::join_all;
-use service_kit::events::database::{self, Transaction};
-use service_kit::events::failpoint::around;
-use service_kit::events::{Fault, Step, Worker};
+use service_kit::messaging::database::{self, Transaction};
+use service_kit::messaging::failpoint::failpoint;
+use service_kit::messaging::{Fault, Step, Worker};
 use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use crate::acts;
+use crate::failpoints;
 use crate::mailer::{Mailer, QUIT_LIMIT, SEND_LIMIT, Verdict};
 use crate::metrics::EmailMetrics;
 use crate::store::email::{self, Claimed, Outcome};
@@ -71,8 +71,9 @@ impl Sender {
     pub async fn step(&self) -> Result<Step, Fault> {
         let claimed = database::bounded(async {
             let mut transaction = Transaction::begin(&self.pool).await?;
-            let claimed = around(acts::CLAIM, email::claim(&mut transaction, AT_ONCE, LEASE)).await?;
-            around(acts::COMMIT_CLAIM, transaction.commit()).await?;
+            let claimed =
+                failpoint(failpoints::CLAIM, email::claim(&mut transaction, AT_ONCE, LEASE)).await?;
+            failpoint(failpoints::COMMIT_CLAIM, transaction.commit()).await?;
             Ok(claimed)
         })
         .await?;
@@ -108,7 +109,7 @@ impl Sender {
             .without_max_times();
         let recorded = (|| self.record(&claimed, &outcome))
             .retry(patiently)
-            .when(|fault| matches!(fault, Fault::Passing(_) | Fault::Slow(_)))
+            .when(|fault| matches!(fault, Fault::Transient(_) | Fault::Timeout(_)))
             .await?;
         if !recorded {
             warn!(notification.id = %id, "an attempt took longer than its lease: the e-mail may be sent twice");
@@ -119,8 +120,9 @@ impl Sender {
     async fn record(&self, claimed: &Claimed, outcome: &Outcome) -> Result<bool, Fault> {
         database::bounded(async {
             let mut transaction = Transaction::begin(&self.pool).await?;
-            let recorded = around(acts::CONCLUDE, email::record(&mut transaction, claimed, outcome)).await?;
-            around(acts::COMMIT_CONCLUSION, transaction.commit()).await?;
+            let recorded =
+                failpoint(failpoints::CONCLUDE, email::record(&mut transaction, claimed, outcome)).await?;
+            failpoint(failpoints::COMMIT_CONCLUSION, transaction.commit()).await?;
             Ok(recorded)
         })
         .await

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use service_kit::events::failpoint::around;
+use service_kit::messaging::failpoint::failpoint;
 use shared_events::{CancelReason, Count, MovieId, ReservationId, Timestamp};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 pub mod email;
 
-use crate::acts;
+use crate::failpoints;
 use crate::notification::{Key, Notification, Outcome, State, Status, Writes};
 
 /// Named one by one: a column that a newer replica's migration adds must not change what a prepared
@@ -96,7 +96,7 @@ pub async fn save(
     .bind(new.iter().map(|new| new.message.as_str()).collect::<Vec<_>>())
     .bind(to_send)
     .fetch_all(connection);
-    let rows = around(acts::RECORD, recorded).await?;
+    let rows = failpoint(failpoints::RECORD, recorded).await?;
     rows.iter().map(|row| status(row.try_get("outcome")?)).collect()
 }
 

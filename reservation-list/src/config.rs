@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use service_kit::config::TelemetryConfig;
-use service_kit::events::{EventsConfig, IdempotencyConfig};
+use service_kit::messaging::{EventsConfig, IdempotencyConfig};
 
 /// The read side: what a customer has reserved
 #[derive(clap::Parser, Clone, Debug)]

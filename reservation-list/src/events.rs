@@ -1,8 +1,8 @@
 //! Outcomes from the log, projected a batch at a time.
 
 use prometheus::{IntCounterVec, Opts, Registry};
-use service_kit::events::waiting::Room;
-use service_kit::events::{Delivery, EventHandler, Fault};
+use service_kit::messaging::waiters::StatusWaiters;
+use service_kit::messaging::{Delivery, EventHandler, Fault};
 use shared_events::ReservationId;
 use sqlx::PgConnection;
 
@@ -40,7 +40,7 @@ impl ListMetrics {
 
 pub struct Handler {
     pub metrics: ListMetrics,
-    pub room: Room<Status>,
+    pub waiters: StatusWaiters<Status>,
 }
 
 impl EventHandler for Handler {
@@ -66,7 +66,7 @@ impl EventHandler for Handler {
     fn committed(&self, changes: Self::Effects) {
         self.metrics.count(&changes);
         for (id, status) in changes {
-            self.room.tell(id, status);
+            self.waiters.notify(id, status);
         }
     }
 }

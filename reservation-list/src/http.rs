@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
-use service_kit::events::Fault;
-use service_kit::events::database::Reading;
-use service_kit::events::token::{Token, TokenParameter};
-use service_kit::events::waiting::{Progress, Room, WAITERS_MAX};
 use service_kit::http::Stopping;
-use service_kit::openapi::{self, schemas};
-use service_kit::page::{self, Page, PageQuery};
-use service_kit::problem::Problem;
+use service_kit::http::openapi::{self, schemas};
+use service_kit::http::pagination::{self, Page, PageQuery};
+use service_kit::http::problem::Problem;
+use service_kit::messaging::Fault;
+use service_kit::messaging::consistency_token::{ConsistencyToken, TokenParameter};
+use service_kit::messaging::database::ReadConnection;
+use service_kit::messaging::waiters::{Progress, StatusWaiters, WAITERS_MAX};
 use shared_events::{MovieId, ReservationId};
 use sqlx::PgPool;
 use tokio::time::timeout;
@@ -40,7 +40,7 @@ struct Description;
 #[derive(Clone)]
 pub struct Api {
     pub pool: PgPool,
-    pub room: Room<Status>,
+    pub waiters: StatusWaiters<Status>,
     pub exports: exports::Exports,
 }
 
@@ -136,42 +136,42 @@ async fn list(
     stopping: Stopping,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let parameters = page::query(&request, &["userId", "status", "cursor", "limit"])?;
+    let parameters = pagination::query(&request, &["userId", "status", "cursor", "limit"])?;
     let shown = match parameters.get("status").map(String::as_str) {
         None | Some("confirmed") => Shown::Confirmed,
         Some("all") => Shown::All,
         Some(_) => return Err(Problem::bad_field("/status", "must be confirmed or all")),
     };
-    let user_id = page::text(&parameters, "userId", USER_ID_MAX)?;
+    let user_id = pagination::text(&parameters, "userId", USER_ID_MAX)?;
     let query = PageQuery::parse(&parameters, COLLECTION, &[user_id, Some(shown.as_str())])?;
-    if let Some(token) = Token::of(request.headers())? {
+    if let Some(token) = ConsistencyToken::of(request.headers())? {
         catch_up(&api, token, &stopping).await?;
     }
 
-    let mut reading = Reading::begin(&api.pool).await.map_err(Fault::from)?;
+    let mut reading = ReadConnection::begin(&api.pool).await.map_err(Fault::from)?;
     let reservations =
         store::list(&mut reading, user_id, shown, query.after, query.limit + 1).await.map_err(Fault::from)?;
     reading.end();
     let rows = reservations.iter().map(|(seq, row)| (*seq, RowView::from(row))).collect();
-    Ok(page::page(&request, rows, &query))
+    Ok(pagination::page(&request, rows, &query))
 }
 
 /// Waits until the list shows a reservation as far as the caller has seen it. Of one that was undecided then, it
 /// is the outcome: the list shows nothing before.
-async fn catch_up(api: &Api, seen: Token, Stopping(stopping): &Stopping) -> Result<(), Problem> {
+async fn catch_up(api: &Api, seen: ConsistencyToken, Stopping(stopping): &Stopping) -> Result<(), Problem> {
     let rank = seen.rank.max(Status::Confirmed.rank());
     // Before the look, so that nothing between the two is missed.
-    let mut seat = api
-        .room
-        .enter(seen.id)
+    let mut waiter = api
+        .waiters
+        .subscribe(seen.id)
         .ok_or_else(|| Problem::unavailable(format!("{WAITERS_MAX} callers wait for the list already")))?;
-    let mut reading = Reading::begin(&api.pool).await.map_err(Fault::from)?;
+    let mut reading = ReadConnection::begin(&api.pool).await.map_err(Fault::from)?;
     let stands = store::statuses(&mut reading, &[seen.id]).await.map_err(Fault::from)?;
     reading.end();
     if stands.iter().any(|(_, status)| status.rank() >= rank) {
         return Ok(());
     }
-    match timeout(CATCH_UP_LIMIT, stopping.run_until_cancelled(seat.reaches(rank))).await {
+    match timeout(CATCH_UP_LIMIT, stopping.run_until_cancelled(waiter.wait_for(rank))).await {
         Ok(Some(_)) => Ok(()),
         Ok(None) => Err(Problem::unavailable("the service is stopping")),
         Err(_) => Err(Problem::unavailable(format!(
@@ -187,7 +187,7 @@ mod tests {
     use actix_web::{App, http::StatusCode, test};
     use prometheus::Registry;
     use serde_json::Value;
-    use service_kit::events::{Idempotency, IdempotencyConfig};
+    use service_kit::messaging::{Idempotency, IdempotencyConfig};
 
     use super::*;
     use crate::export::folder::Folder;
@@ -211,7 +211,7 @@ mod tests {
         let config = IdempotencyConfig { idempotency_ttl_secs: 1 };
         let idempotency = Idempotency::new(&config, &registry).unwrap();
         let exports = exports::Exports::new(&maker, 1, idempotency);
-        let api = Api { pool, room: Room::new(&registry).unwrap(), exports };
+        let api = Api { pool, waiters: StatusWaiters::new(&registry).unwrap(), exports };
         let app = test::init_service(App::new().configure(routes(api))).await;
         let response = test::call_service(&app, request.to_request()).await;
         let status = response.status();

@@ -8,12 +8,12 @@
 //! - [`export`]: a movie's reservations as a file, for its vendor.
 //! - [`http`]: the list, newest first, with what the caller has seen already; and the calls about exports.
 //! - [`config`]: the settings.
-//! - [`acts`]: where the tests let the process die.
+//! - [`failpoints`]: where the tests let the process die.
 
-pub mod acts;
 pub mod config;
 pub mod events;
 pub mod export;
+pub mod failpoints;
 pub mod http;
 pub mod projection;
 pub mod store;
@@ -21,9 +21,9 @@ pub mod store;
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use service_kit::events::database::Reading;
-use service_kit::events::waiting::Room;
-use service_kit::events::{Foundation, Idempotency, Needs, idempotency};
+use service_kit::messaging::database::ReadConnection;
+use service_kit::messaging::waiters::StatusWaiters;
+use service_kit::messaging::{Idempotency, ServiceContext, ServiceOptions, idempotency};
 use shared_events::{Consumer, ReservationId};
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
@@ -40,10 +40,10 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// The service, built and bound, not yet running.
 pub struct Application {
-    foundation: Foundation,
+    context: ServiceContext,
     listener: TcpListener,
     metrics: events::ListMetrics,
-    room: Room<Status>,
+    waiters: StatusWaiters<Status>,
     exports: Exports,
     maker: Maker,
 }
@@ -55,19 +55,19 @@ impl Application {
     /// An address in use; a database that can't be reached or migrated.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let listener = service_kit::http::bind(config.bind_address)?;
-        let needs = Needs {
+        let options = ServiceOptions {
             consumer: Consumer::ReservationList,
             migrations: Migrator::with_migrations(MIGRATIONS.iter().cloned().collect()),
             publishes: false,
             // Rows and position are lost together, and the log still has what they were made of.
             session: &[("synchronous_commit", "off")],
         };
-        let foundation = Foundation::build(&config.events, needs).await?;
-        let registry = foundation.metrics.registry();
+        let context = ServiceContext::build(&config.events, options).await?;
+        let registry = context.metrics.registry();
         let metrics = events::ListMetrics::new(registry)?;
-        let room = Room::new(registry)?;
+        let waiters = StatusWaiters::new(registry)?;
         let maker = Maker {
-            pool: foundation.pool.clone(),
+            pool: context.pool.clone(),
             folder: Folder::new(config.exports.exports_dir),
             bytes_max: config.exports.exports_bytes_max,
             metrics: ExportMetrics::new(registry)?,
@@ -75,7 +75,7 @@ impl Application {
         };
         let idempotency = Idempotency::new(&config.idempotency, registry)?;
         let exports = Exports::new(&maker, config.exports.exports_ttl_secs, idempotency);
-        Ok(Self { foundation, listener, metrics, room, exports, maker })
+        Ok(Self { context, listener, metrics, waiters, exports, maker })
     }
 
     /// The port that was bound; 0 if the system can't tell.
@@ -88,31 +88,31 @@ impl Application {
     /// # Errors
     /// A fatal fault.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { foundation, listener, metrics, room, exports, maker } = self;
-        let pool = foundation.pool.clone();
-        let api = http::Api { pool: pool.clone(), room: room.clone(), exports };
-        let handler = events::Handler { metrics, room: room.clone() };
+        let Self { context, listener, metrics, waiters, exports, maker } = self;
+        let pool = context.pool.clone();
+        let api = http::Api { pool: pool.clone(), waiters: waiters.clone(), exports };
+        let handler = events::Handler { metrics, waiters: waiters.clone() };
         let clearing = maker.clone();
-        let stages = foundation
-            .serve(listener, http::routes(api))
-            .then("waiting", |stop| watch(room, pool.clone(), stop))
-            .then("exports", |stop| maker.run(stop))
-            .then("expired exports", |stop| clearing.clear(stop))
-            .then("idempotency", |stop| idempotency::purge(pool, stop));
-        foundation.consume(stages, handler).run(shutdown).await
+        let tasks = context
+            .spawn_server(listener, http::routes(api))
+            .spawn("waiting", |stop| watch(waiters, pool.clone(), stop))
+            .spawn("exports", |stop| maker.run(stop))
+            .spawn("expired exports", |stop| clearing.clear(stop))
+            .spawn("idempotency", |stop| idempotency::purge(pool, stop));
+        context.spawn_consumer(tasks, handler).run(shutdown).await
     }
 }
 
 /// Looks for what other replicas project while somebody waits for it.
-async fn watch(room: Room<Status>, pool: PgPool, stop: CancellationToken) -> anyhow::Result<()> {
+async fn watch(waiters: StatusWaiters<Status>, pool: PgPool, stop: CancellationToken) -> anyhow::Result<()> {
     let look = |ids: Vec<ReservationId>| {
         let pool = pool.clone();
         async move {
-            let mut reading = Reading::begin(&pool).await?;
+            let mut reading = ReadConnection::begin(&pool).await?;
             let seen = store::statuses(&mut reading, &ids).await?;
             reading.end();
             Ok(seen)
         }
     };
-    room.run(look, stop).await
+    waiters.run(look, stop).await
 }

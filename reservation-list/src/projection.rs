@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use service_kit::events::waiting::Progress;
+use service_kit::messaging::waiters::Progress;
 use shared_events::{Count, Event, MovieId, ReservationId};
 
 /// The status that a reservation came to. It only moves forward: `Cancelled` is final.

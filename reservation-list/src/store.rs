@@ -1,13 +1,13 @@
 //! The list's rows, always locked and written in the order of their ids.
 
-use service_kit::events::Fault;
-use service_kit::events::failpoint::around;
+use service_kit::messaging::Fault;
+use service_kit::messaging::failpoint::failpoint;
 use shared_events::{Count, MovieId, ReservationId};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use crate::acts;
+use crate::failpoints;
 use crate::projection::{Reservation, State, Status, Writes};
 
 /// Named one by one: a column that a newer replica's migration adds must not change what a prepared
@@ -42,16 +42,16 @@ pub async fn load(connection: &mut PgConnection, inputs: &[Reservation]) -> Resu
 /// since `load`, so that it must be decided anew.
 pub async fn save(connection: &mut PgConnection, writes: &Writes) -> Result<(), Fault> {
     if !writes.new.is_empty() {
-        let inserted = around(acts::INSERT, insert(connection, &writes.new)).await?;
+        let inserted = failpoint(failpoints::INSERT, insert(connection, &writes.new)).await?;
         if inserted < writes.new.len() as u64 {
-            return Err(Fault::Passing("a row was inserted by another owner of the partition".into()));
+            return Err(Fault::Transient("a row was inserted by another owner of the partition".into()));
         }
     }
     if !writes.cancelled.is_empty() {
         let cancelled = sqlx::query("update reservation set status = 'CANCELLED' where id = any ($1)")
             .bind(writes.cancelled.iter().map(|id| id.0).collect::<Vec<_>>())
             .execute(connection);
-        around(acts::CANCEL, cancelled).await?;
+        failpoint(failpoints::CANCEL, cancelled).await?;
     }
     Ok(())
 }

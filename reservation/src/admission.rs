@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use service_kit::problem::Problem;
+use service_kit::http::problem::Problem;
 use sqlx::{Connection, PgConnection};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{Road, store};
+use crate::{UnitOfWork, store};
 
 /// How often it looks: one query for all callers.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -27,17 +27,20 @@ const AWAY: u8 = 2;
 #[derive(Clone)]
 pub struct Admission {
     state: Arc<AtomicU8>,
-    road: Road,
+    unit_of_work: UnitOfWork,
 }
 
 pub struct Sampler {
     state: Arc<AtomicU8>,
-    road: Road,
+    unit_of_work: UnitOfWork,
 }
 
-pub fn new(road: Road) -> (Admission, Sampler) {
+pub fn new(unit_of_work: UnitOfWork) -> (Admission, Sampler) {
     let state = Arc::new(AtomicU8::new(OPEN));
-    (Admission { state: Arc::clone(&state), road: road.clone() }, Sampler { state, road })
+    (
+        Admission { state: Arc::clone(&state), unit_of_work: unit_of_work.clone() },
+        Sampler { state, unit_of_work },
+    )
 }
 
 impl Admission {
@@ -49,7 +52,7 @@ impl Admission {
             BEHIND => "decisions are behind: a new reservation could not be decided in time",
             _ => "the database can't be reached now",
         };
-        self.road.metrics.refused.inc();
+        self.unit_of_work.metrics.refused.inc();
         Err(Problem::unavailable(reason))
     }
 }
@@ -70,7 +73,7 @@ impl Sampler {
                 _ = tick.tick() => {}
             }
             let state = match timeout(LOOK_TIMEOUT, self.look(&mut connection)).await {
-                Ok(Ok(remaining)) => judge(remaining, self.road.deadline_secs),
+                Ok(Ok(remaining)) => judge(remaining, self.unit_of_work.deadline_secs),
                 Ok(Err(_)) | Err(_) => {
                     connection = None;
                     AWAY
@@ -90,7 +93,7 @@ impl Sampler {
         let connection = match connection {
             Some(connection) => connection,
             None => {
-                let options = self.road.pool.connect_options();
+                let options = self.unit_of_work.pool.connect_options();
                 connection.insert(PgConnection::connect_with(&options).await?)
             }
         };

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use service_kit::config::TelemetryConfig;
-use service_kit::events::{EventsConfig, IdempotencyConfig};
+use service_kit::messaging::{EventsConfig, IdempotencyConfig};
 
 /// Reservations and their status: places, confirms, cancels, times out
 #[derive(clap::Parser, Clone, Debug)]

@@ -1,15 +1,15 @@
 //! The movie's answers from the log, decided a batch at a time.
 
-use service_kit::events::{Delivery, EventHandler, Fault};
+use service_kit::messaging::{Delivery, EventHandler, Fault};
 use shared_events::Event;
 use sqlx::PgConnection;
 use tracing::warn;
 
-use crate::Road;
+use crate::UnitOfWork;
 use crate::reservation::{Answer, Command, Input, Writes};
 
 pub struct Handler {
-    pub road: Road,
+    pub unit_of_work: UnitOfWork,
 }
 
 impl EventHandler for Handler {
@@ -20,10 +20,10 @@ impl EventHandler for Handler {
         if inputs.is_empty() {
             return Ok(Writes::default());
         }
-        let writes = self.road.decide(connection, &inputs).await?;
+        let writes = self.unit_of_work.decide(connection, &inputs).await?;
         for (input, answer) in inputs.iter().zip(&writes.answers) {
             if *answer == Answer::NotFound {
-                self.road.metrics.unknown.inc();
+                self.unit_of_work.metrics.unknown.inc();
                 warn!(reservation.id = %input.id, "a reply about a reservation that does not exist");
             }
         }
@@ -31,7 +31,7 @@ impl EventHandler for Handler {
     }
 
     fn committed(&self, writes: Writes) {
-        self.road.committed(&writes);
+        self.unit_of_work.committed(&writes);
     }
 }
 

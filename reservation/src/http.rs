@@ -7,17 +7,17 @@ use actix_web::http::header::{CACHE_CONTROL, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use chrono::{DateTime, NaiveDate};
 use serde::{Deserialize, Serialize};
-use service_kit::body::Json;
-use service_kit::events::database::Reading;
-use service_kit::events::token::{CONSISTENCY_TOKEN, Token};
-use service_kit::events::{Acceptance, Claim, Fault, IdempotencyParameter};
-use service_kit::fields::{Bounds, Loose, Number};
+use service_kit::http::body::Json;
+use service_kit::http::openapi::{self, schemas};
+use service_kit::http::pagination::{self, Page, PageQuery};
+use service_kit::http::prefer::{PREFERENCE_APPLIED, Wait};
+use service_kit::http::problem::Problem;
+use service_kit::http::validation::{Number, StringOrNumber, Validator};
 use service_kit::http::{Stopping, TimeLimit};
-use service_kit::openapi::{self, schemas};
-use service_kit::page::{self, Page, PageQuery};
-use service_kit::prefer::{PREFERENCE_APPLIED, Wait};
-use service_kit::problem::Problem;
-use service_kit::trace::{self, TraceParent};
+use service_kit::messaging::consistency_token::{CONSISTENCY_TOKEN, ConsistencyToken};
+use service_kit::messaging::database::ReadConnection;
+use service_kit::messaging::{Fault, IdempotencyKey, IdempotencyParameter, StoredResponse};
+use service_kit::telemetry::trace_context::{self, TraceParent};
 use shared_events::{CancelReason, Count, MovieId, Origin, ReservationId};
 use tracing::Span;
 use utoipa::openapi::Schema;
@@ -26,9 +26,9 @@ use uuid::Uuid;
 
 use crate::admission::Admission;
 use crate::intake::Intake;
-use crate::placing::{Accepted, Placing};
+use crate::placement::{PlaceAccepted, PlaceRequest};
 use crate::reservation::{Answer, Command, Input, Request, Reservation, Status};
-use crate::{Road, store};
+use crate::{UnitOfWork, store};
 
 mod outcome;
 mod stream;
@@ -57,7 +57,7 @@ struct Description;
 
 #[derive(Clone)]
 pub struct Api {
-    pub road: Road,
+    pub unit_of_work: UnitOfWork,
     pub intake: Intake,
     pub admission: Admission,
     pub streams: Streams,
@@ -125,7 +125,7 @@ struct NewReservation {
     #[schema(value_type = Option<Uuid>)]
     id: Option<String>,
     #[schema(schema_with = user_id_schema)]
-    user_id: Loose,
+    user_id: StringOrNumber,
     #[schema(schema_with = name_schema)]
     user_name: String,
     #[schema(schema_with = email_schema, required = false)]
@@ -194,16 +194,16 @@ impl<'a> From<&'a Reservation> for ReservationView<'a> {
 
 impl NewReservation {
     /// With the key that the request may have. A server-made id is not what the client meant.
-    fn placing(self, http: &HttpRequest) -> Result<Placing, Problem> {
+    fn placing(self, http: &HttpRequest) -> Result<PlaceRequest, Problem> {
         let (id, request) = self.parse()?;
         let scope = format!("/reservations?userId={}", request.user_id);
-        let claim = Claim::of(http, scope, &(id, &request))?;
+        let key = IdempotencyKey::of(http, scope, &(id, &request))?;
         let id = ReservationId(id.unwrap_or_else(Uuid::now_v7));
-        Ok(Placing { input: Input { id, command: Command::Place(request), origin: origin() }, claim })
+        Ok(PlaceRequest { input: Input { id, command: Command::Place(request), origin: origin() }, key })
     }
 
     fn parse(self) -> Result<(Option<Uuid>, Request), Problem> {
-        let mut bounds = Bounds::new();
+        let mut bounds = Validator::new();
         let id = self.id.map(|id| bounds.id("/id", &id)).transpose()?;
         let movie_id = bounds.id("/movieId", &self.movie_id)?;
         if let Some(date) = &self.date {
@@ -255,7 +255,7 @@ fn is_address(email: &str) -> bool {
 
 /// Reserve tickets
 ///
-/// Accepted, not decided yet: the outcome follows within the deadline. With `Prefer: wait=N` it is told at once if
+/// PlaceAccepted, not decided yet: the outcome follows within the deadline. With `Prefer: wait=N` it is told at once if
 /// it comes in time.
 #[utoipa::path(
     post, path = "/reservations", operation_id = "placeReservation", tag = "reservations",
@@ -292,20 +292,21 @@ async fn place(
     api.admission.check()?;
     let accepted = api.intake.place(placing).await?;
     match Wait::of(request.headers()) {
-        Some(wait) => with_outcome(&api, accepted, wait, time.wait(wait), &stopping).await,
-        None => Ok(accepted.acceptance.into_response()),
+        Some(wait) => with_outcome(&api, accepted, wait, time.extend_by(wait), &stopping).await,
+        None => Ok(accepted.stored_response.into_response()),
     }
 }
 
 /// What placing a reservation is answered.
-pub(crate) fn accepted(answer: Answer) -> Result<Accepted, Problem> {
+pub(crate) fn accepted(answer: Answer) -> Result<PlaceAccepted, Problem> {
     match answer {
         Answer::Done { reservation, .. } => {
-            let acceptance = Acceptance::json(StatusCode::ACCEPTED, &ReservationView::from(&*reservation))
-                .with_header(LOCATION, format!("{PATH}{}", reservation.id))
-                .with_header(CACHE_CONTROL, "no-store")
-                .with_header(CONSISTENCY_TOKEN, token(&reservation));
-            Ok(Accepted { acceptance, reservation: Some(reservation) })
+            let stored_response =
+                StoredResponse::json(StatusCode::ACCEPTED, &ReservationView::from(&*reservation))
+                    .with_header(LOCATION, format!("{PATH}{}", reservation.id))
+                    .with_header(CACHE_CONTROL, "no-store")
+                    .with_header(CONSISTENCY_TOKEN, token(&reservation));
+            Ok(PlaceAccepted { stored_response, reservation: Some(reservation) })
         }
         Answer::Conflict => Err(Problem::conflict("the id is taken by a call with another body")),
         Answer::NotFound => Err(Problem::internal()),
@@ -315,7 +316,7 @@ pub(crate) fn accepted(answer: Answer) -> Result<Accepted, Problem> {
 /// 201 with the outcome, if it comes in time; else the acceptance.
 async fn with_outcome(
     api: &Api,
-    Accepted { acceptance, reservation }: Accepted,
+    PlaceAccepted { stored_response, reservation }: PlaceAccepted,
     wait: Wait,
     until: Instant,
     stopping: &Stopping,
@@ -323,14 +324,14 @@ async fn with_outcome(
     let mut reservation = match reservation {
         Some(reservation) => *reservation,
         // A repeat: what was answered then doesn't say how it stands now.
-        None => api.find(located(&acceptance).ok_or_else(Problem::internal)?).await?,
+        None => api.find(located(&stored_response).ok_or_else(Problem::internal)?).await?,
     };
-    if !outcome::wait(&api.road.room, &mut reservation, until, stopping).await {
-        return Ok(acceptance.into_response());
+    if !outcome::wait(&api.unit_of_work.waiters, &mut reservation, until, stopping).await {
+        return Ok(stored_response.into_response());
     }
     let answer = match reservation.status {
-        Status::Pending => acceptance,
-        _ => acceptance
+        Status::Pending => stored_response,
+        _ => stored_response
             .showing(StatusCode::CREATED, &ReservationView::from(&reservation))
             .with_header(CONSISTENCY_TOKEN, token(&reservation)),
     };
@@ -338,8 +339,8 @@ async fn with_outcome(
 }
 
 /// Whose acceptance it is.
-fn located(acceptance: &Acceptance) -> Option<ReservationId> {
-    acceptance.header(&LOCATION)?.strip_prefix(PATH)?.parse().ok()
+fn located(stored_response: &StoredResponse) -> Option<ReservationId> {
+    stored_response.header(&LOCATION)?.strip_prefix(PATH)?.parse().ok()
 }
 
 /// The head of every answer that shows one reservation.
@@ -352,7 +353,7 @@ fn answer(status: StatusCode, reservation: &Reservation) -> HttpResponseBuilder 
 }
 
 fn token(reservation: &Reservation) -> String {
-    Token::new(reservation.id, reservation.status).encode()
+    ConsistencyToken::new(reservation.id, reservation.status).encode()
 }
 
 /// Cancel a reservation
@@ -374,15 +375,15 @@ fn token(reservation: &Reservation) -> String {
     ),
 )]
 async fn cancel(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let id = ReservationId(page::path_id(&request, "id")?);
+    let id = ReservationId(pagination::path_id(&request, "id")?);
     let input = Input { id, command: Command::Cancel, origin: origin() };
-    let mut writes = api.road.travel(&[input]).await?;
+    let mut writes = api.unit_of_work.execute(&[input]).await?;
     let Some(Answer::Done { reservation, changed }) = writes.answers.pop() else {
         return Err(no_such_reservation(id));
     };
     // The cancellation's event goes on in the reservation's trace; this request's own is linked to it.
     if let Some(saga) = reservation.traceparent.as_deref().and_then(TraceParent::parse) {
-        trace::add_link(&Span::current(), &saga);
+        trace_context::add_link(&Span::current(), &saga);
     }
     let status = if changed { StatusCode::ACCEPTED } else { StatusCode::OK };
     Ok(answer(status, &reservation).json(ReservationView::from(&*reservation)))
@@ -401,14 +402,14 @@ async fn cancel(api: web::Data<Api>, request: HttpRequest) -> Result<HttpRespons
     ),
 )]
 async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let id = ReservationId(page::path_id(&request, "id")?);
+    let id = ReservationId(pagination::path_id(&request, "id")?);
     let reservation = api.find(id).await?;
     Ok(answer(StatusCode::OK, &reservation).json(ReservationView::from(&reservation)))
 }
 
 impl Api {
     async fn find(&self, id: ReservationId) -> Result<Reservation, Problem> {
-        let mut reading = Reading::begin(&self.road.pool).await.map_err(Fault::from)?;
+        let mut reading = ReadConnection::begin(&self.unit_of_work.pool).await.map_err(Fault::from)?;
         let found = store::find(&mut reading, id).await.map_err(Fault::from)?;
         reading.end();
         found.ok_or_else(|| no_such_reservation(id))
@@ -425,20 +426,20 @@ impl Api {
     )),
 )]
 async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let parameters = page::query(&request, &["userId", "cursor", "limit"])?;
-    let user_id = page::text(&parameters, "userId", NAME_MAX)?;
+    let parameters = pagination::query(&request, &["userId", "cursor", "limit"])?;
+    let user_id = pagination::text(&parameters, "userId", NAME_MAX)?;
     let query = PageQuery::parse(&parameters, COLLECTION, &[user_id])?;
-    let mut reading = Reading::begin(&api.road.pool).await.map_err(Fault::from)?;
+    let mut reading = ReadConnection::begin(&api.unit_of_work.pool).await.map_err(Fault::from)?;
     let reservations =
         store::list(&mut reading, user_id, query.after, query.limit + 1).await.map_err(Fault::from)?;
     reading.end();
     let rows =
         reservations.iter().map(|(seq, reservation)| (*seq, ReservationView::from(reservation))).collect();
-    Ok(page::page(&request, rows, &query))
+    Ok(pagination::page(&request, rows, &query))
 }
 
 fn origin() -> Origin {
-    Origin { traceparent: Some(trace::current().as_str().to_owned()), causation: None }
+    Origin { traceparent: Some(trace_context::current().as_str().to_owned()), causation: None }
 }
 
 fn no_such_reservation(id: ReservationId) -> Problem {

@@ -1,13 +1,13 @@
 //! Placing reservations: what arrives while one commit runs goes into the next one, and each caller is
 //! answered after its commit. So no timer is needed, and a burst costs few transactions.
 
-use service_kit::events::{Fault, database};
-use service_kit::problem::Problem;
+use service_kit::http::problem::Problem;
+use service_kit::messaging::{Fault, database};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::Road;
-use crate::placing::{Placed, Placing};
+use crate::UnitOfWork;
+use crate::placement::{PlaceOutcome, PlaceRequest};
 
 /// Reservations placed in one transaction at most.
 const BATCH: usize = 256;
@@ -19,8 +19,8 @@ const WAITING: usize = 2_048;
 const TRIES: usize = 3;
 
 pub struct Waiting {
-    placing: Placing,
-    answer: oneshot::Sender<Placed>,
+    placing: PlaceRequest,
+    answer: oneshot::Sender<PlaceOutcome>,
 }
 
 /// Where calls wait.
@@ -37,7 +37,7 @@ impl Intake {
     ///
     /// # Errors
     /// 503 when too many wait, or the database is away; what the placing was refused with.
-    pub async fn place(&self, placing: Placing) -> Placed {
+    pub async fn place(&self, placing: PlaceRequest) -> PlaceOutcome {
         let (answer, answered) = oneshot::channel();
         self.0
             .try_send(Waiting { placing, answer })
@@ -52,7 +52,7 @@ impl Intake {
 /// None: faults are the callers' answers.
 pub async fn run(
     mut calls: mpsc::Receiver<Waiting>,
-    road: Road,
+    unit_of_work: UnitOfWork,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut batch = Vec::with_capacity(BATCH);
@@ -71,24 +71,24 @@ pub async fn run(
         // Whose request has timed out meanwhile was told so: it is not placed behind its back.
         batch.retain(|call: &Waiting| !call.answer.is_closed());
         if !batch.is_empty() {
-            place(&road, std::mem::take(&mut batch)).await;
+            place(&unit_of_work, std::mem::take(&mut batch)).await;
         }
     }
 }
 
-async fn place(road: &Road, batch: Vec<Waiting>) {
-    let (placings, callers): (Vec<_>, Vec<_>) =
+async fn place(unit_of_work: &UnitOfWork, batch: Vec<Waiting>) {
+    let (requests, callers): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|call| (call.placing, call.answer)).unzip();
-    match travel(road, &placings).await {
+    match execute(unit_of_work, &requests).await {
         Ok(answers) => {
             for (caller, answer) in callers.into_iter().zip(answers) {
                 // Whoever has gone away repeats the call with the same id or key.
                 caller.send(answer).ok();
             }
         }
-        Err(Fault::Poison(_)) if placings.len() > 1 => {
-            for (caller, placing) in callers.into_iter().zip(placings) {
-                let answers = travel(road, &[placing]).await;
+        Err(Fault::Poison(_)) if requests.len() > 1 => {
+            for (caller, placing) in callers.into_iter().zip(requests) {
+                let answers = execute(unit_of_work, &[placing]).await;
                 caller.send(answers.map_err(Problem::from).and_then(one)).ok();
             }
         }
@@ -101,15 +101,15 @@ async fn place(road: &Road, batch: Vec<Waiting>) {
     }
 }
 
-fn one(mut answers: Vec<Placed>) -> Placed {
+fn one(mut answers: Vec<PlaceOutcome>) -> PlaceOutcome {
     answers.pop().ok_or_else(Problem::internal)?
 }
 
-async fn travel(road: &Road, placings: &[Placing]) -> Result<Vec<Placed>, Fault> {
+async fn execute(unit_of_work: &UnitOfWork, requests: &[PlaceRequest]) -> Result<Vec<PlaceOutcome>, Fault> {
     let mut tries = 0;
     loop {
         tries += 1;
-        match database::bounded(road.place(placings)).await {
+        match database::bounded(unit_of_work.place(requests)).await {
             Err(Fault::Fenced) if tries < TRIES => {}
             result => return result,
         }

@@ -5,22 +5,22 @@
 //! - [`reservation`]: what a reservation decides: pure, every state and every input.
 //! - [`store`]: the rows behind it.
 //! - [`http`]: the customer's calls, waiting for the outcome, and live events; [`intake`]: placing many of them in one
-//!   transaction, each `Idempotency-Key` once ([`placing`]).
+//!   transaction, each `Idempotency-Key` once ([`placement`]).
 //! - [`admission`]: refusing what could not be decided in time.
 //! - [`events`]: the movie's answers from the log.
 //! - [`sweeper`]: cancelling what is undecided past its deadline.
 //! - [`undecided`]: counting what is undecided, and for how long.
 //! - [`config`]: the settings; [`metrics`]: outcomes and how long they took.
-//! - [`acts`]: where the tests let the process die.
+//! - [`failpoints`]: where the tests let the process die.
 
-pub mod acts;
 pub mod admission;
 pub mod config;
 pub mod events;
+pub mod failpoints;
 pub mod http;
 pub mod intake;
 pub mod metrics;
-pub mod placing;
+pub mod placement;
 pub mod reservation;
 pub mod store;
 pub mod sweeper;
@@ -28,10 +28,10 @@ pub mod undecided;
 
 use std::net::TcpListener;
 
-use service_kit::events::database::{Reading, Transaction};
-use service_kit::events::failpoint::around;
-use service_kit::events::waiting::Room;
-use service_kit::events::{Fault, Foundation, Idempotency, Needs, Outbox, idempotency};
+use service_kit::messaging::database::{ReadConnection, Transaction};
+use service_kit::messaging::failpoint::failpoint;
+use service_kit::messaging::waiters::StatusWaiters;
+use service_kit::messaging::{Fault, Idempotency, Outbox, ServiceContext, ServiceOptions, idempotency};
 use shared_events::{Consumer, ReservationId, Timestamp};
 use sqlx::migrate::Migrator;
 use sqlx::{PgConnection, PgPool};
@@ -39,16 +39,16 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 use metrics::ReservationMetrics;
-use placing::{Placed, Placing};
+use placement::{PlaceOutcome, PlaceRequest};
 use reservation::{Input, State, Status, Writes};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// The service, built and bound, not yet running.
 pub struct Application {
-    foundation: Foundation,
+    context: ServiceContext,
     listener: TcpListener,
-    road: Road,
+    unit_of_work: UnitOfWork,
     streams: http::Streams,
 }
 
@@ -59,23 +59,23 @@ impl Application {
     /// An address in use; a database that can't be reached or migrated.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let listener = service_kit::http::bind(config.bind_address)?;
-        let needs = Needs {
+        let options = ServiceOptions {
             consumer: Consumer::Reservation,
             migrations: Migrator::with_migrations(MIGRATIONS.iter().cloned().collect()),
             publishes: true,
             session: &[],
         };
-        let foundation = Foundation::build(&config.events, needs).await?;
-        let road = Road {
-            pool: foundation.pool.clone(),
-            outbox: foundation.outbox.clone(),
-            idempotency: Idempotency::new(&config.idempotency, foundation.metrics.registry())?,
-            metrics: ReservationMetrics::new(foundation.metrics.registry())?,
-            room: Room::new(foundation.metrics.registry())?,
+        let context = ServiceContext::build(&config.events, options).await?;
+        let unit_of_work = UnitOfWork {
+            pool: context.pool.clone(),
+            outbox: context.outbox.clone(),
+            idempotency: Idempotency::new(&config.idempotency, context.metrics.registry())?,
+            metrics: ReservationMetrics::new(context.metrics.registry())?,
+            waiters: StatusWaiters::new(context.metrics.registry())?,
             deadline_secs: config.reservation_deadline_secs,
         };
-        let streams = http::Streams::new(config.event_streams_max, foundation.metrics.registry())?;
-        Ok(Self { foundation, listener, road, streams })
+        let streams = http::Streams::new(config.event_streams_max, context.metrics.registry())?;
+        Ok(Self { context, listener, unit_of_work, streams })
     }
 
     /// The port that was bound; 0 if the system can't tell.
@@ -88,44 +88,44 @@ impl Application {
     /// # Errors
     /// A fatal fault.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { foundation, listener, road, streams } = self;
-        let (intake, placings) = intake::channel();
-        let (admission, sampler) = admission::new(road.clone());
-        let api = http::Api { road: road.clone(), intake, admission, streams };
-        let handler = events::Handler { road: road.clone() };
-        let stages = foundation
-            .serve(listener, http::routes(api))
-            .then("intake", |stop| intake::run(placings, road.clone(), stop))
-            .then("admission", |stop| sampler.run(stop))
-            .then("waiting", |stop| watch(road.clone(), stop))
-            .then("idempotency", |stop| idempotency::purge(road.pool.clone(), stop))
-            .then("undecided", |stop| undecided::watch(road.clone(), stop))
-            .then("sweeper", |stop| sweeper::run(road, stop));
-        foundation.consume(stages, handler).run(shutdown).await
+        let Self { context, listener, unit_of_work, streams } = self;
+        let (intake, requests) = intake::channel();
+        let (admission, sampler) = admission::new(unit_of_work.clone());
+        let api = http::Api { unit_of_work: unit_of_work.clone(), intake, admission, streams };
+        let handler = events::Handler { unit_of_work: unit_of_work.clone() };
+        let tasks = context
+            .spawn_server(listener, http::routes(api))
+            .spawn("intake", |stop| intake::run(requests, unit_of_work.clone(), stop))
+            .spawn("admission", |stop| sampler.run(stop))
+            .spawn("waiting", |stop| watch(unit_of_work.clone(), stop))
+            .spawn("idempotency", |stop| idempotency::purge(unit_of_work.pool.clone(), stop))
+            .spawn("undecided", |stop| undecided::watch(unit_of_work.clone(), stop))
+            .spawn("sweeper", |stop| sweeper::run(unit_of_work, stop));
+        context.spawn_consumer(tasks, handler).run(shutdown).await
     }
 }
 
 /// The one road of every change, whoever asks: load, locked; decide; save what was decided, and what it
 /// tells; commit.
 #[derive(Clone)]
-pub struct Road {
+pub struct UnitOfWork {
     pub pool: PgPool,
     pub outbox: Outbox,
     pub idempotency: Idempotency,
     pub metrics: ReservationMetrics,
-    pub room: Room<Status>,
+    pub waiters: StatusWaiters<Status>,
     pub deadline_secs: u32,
 }
 
-impl Road {
+impl UnitOfWork {
     /// Decides in a transaction of its own.
     ///
     /// # Errors
     /// Nothing was committed, unless the answer to the commit was lost.
-    pub async fn travel(&self, inputs: &[Input]) -> Result<Writes, Fault> {
+    pub async fn execute(&self, inputs: &[Input]) -> Result<Writes, Fault> {
         let mut transaction = Transaction::begin(&self.pool).await?;
         let writes = self.decide(&mut transaction, inputs).await?;
-        around(acts::COMMIT_CALL, transaction.commit()).await?;
+        failpoint(failpoints::COMMIT_CALL, transaction.commit()).await?;
         self.committed(&writes);
         Ok(writes)
     }
@@ -134,17 +134,17 @@ impl Road {
     ///
     /// # Errors
     /// Nothing was committed, unless the answer to the commit was lost.
-    pub async fn place(&self, placings: &[Placing]) -> Result<Vec<Placed>, Fault> {
+    pub async fn place(&self, requests: &[PlaceRequest]) -> Result<Vec<PlaceOutcome>, Fault> {
         let mut transaction = Transaction::begin(&self.pool).await?;
-        let claims = placings.iter().filter_map(|placing| placing.claim.as_ref());
-        let mut kept = self.idempotency.load(&mut transaction, claims).await?;
-        let state = store::load(&mut transaction, placings.iter().map(|placing| &placing.input)).await?;
-        let (writes, answers) = placing::decide(state, &mut kept, placings, Timestamp::now());
+        let keys = requests.iter().filter_map(|placing| placing.key.as_ref());
+        let mut stored_responses = self.idempotency.load(&mut transaction, keys).await?;
+        let state = store::load(&mut transaction, requests.iter().map(|placing| &placing.input)).await?;
+        let (writes, answers) = placement::decide(state, &mut stored_responses, requests, Timestamp::now());
         self.save(&mut transaction, &writes).await?;
-        self.idempotency.save(&mut transaction, &kept).await?;
-        around(acts::COMMIT_PLACED, transaction.commit()).await?;
+        self.idempotency.save(&mut transaction, &stored_responses).await?;
+        failpoint(failpoints::COMMIT_PLACED, transaction.commit()).await?;
         self.committed(&writes);
-        self.idempotency.count(answers.iter().flatten().map(|accepted| &accepted.acceptance));
+        self.idempotency.count(answers.iter().flatten().map(|accepted| &accepted.stored_response));
         Ok(answers)
     }
 
@@ -173,21 +173,21 @@ impl Road {
         self.outbox.wake();
         self.metrics.count(&writes.decided);
         for reservation in &writes.changed {
-            self.room.tell(reservation.id, reservation.status);
+            self.waiters.notify(reservation.id, reservation.status);
         }
     }
 }
 
 /// Looks for what other replicas decide while somebody waits for it.
-async fn watch(road: Road, stop: CancellationToken) -> anyhow::Result<()> {
+async fn watch(unit_of_work: UnitOfWork, stop: CancellationToken) -> anyhow::Result<()> {
     let look = |ids: Vec<ReservationId>| {
-        let pool = road.pool.clone();
+        let pool = unit_of_work.pool.clone();
         async move {
-            let mut reading = Reading::begin(&pool).await?;
+            let mut reading = ReadConnection::begin(&pool).await?;
             let seen = store::statuses(&mut reading, &ids).await?;
             reading.end();
             Ok(seen)
         }
     };
-    road.room.clone().run(look, stop).await
+    unit_of_work.waiters.clone().run(look, stop).await
 }

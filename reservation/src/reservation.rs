@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
-use service_kit::events::waiting::Progress;
+use service_kit::messaging::waiters::Progress;
 use shared_events::{
     CancelReason, Count, Event, MovieId, Origin, RejectReason, ReservationCancelled, ReservationConfirmed,
     ReservationId, ReservationPlaced, Timestamp,

@@ -5,10 +5,10 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use service_kit::events::Fault;
-use service_kit::events::failpoint::around;
+use service_kit::messaging::Fault;
+use service_kit::messaging::failpoint::failpoint;
 
-use crate::acts;
+use crate::failpoints;
 use crate::reservation::{Input, Request, Reservation, State, Status, Writes};
 
 /// Named one by one: a column that a newer replica's migration adds must not change what a prepared
@@ -114,13 +114,13 @@ pub async fn undecided(connection: &mut PgConnection) -> Result<Undecided, sqlx:
 /// that it must be decided anew.
 pub async fn save(connection: &mut PgConnection, writes: &Writes, deadline_secs: u32) -> Result<(), Fault> {
     if !writes.new.is_empty() {
-        let inserted = around(acts::INSERT, insert(connection, &writes.new, deadline_secs)).await?;
+        let inserted = failpoint(failpoints::INSERT, insert(connection, &writes.new, deadline_secs)).await?;
         if inserted < writes.new.len() as u64 {
             return Err(Fault::Fenced);
         }
     }
     if !writes.changed.is_empty() {
-        around(acts::UPDATE, update(connection, &writes.changed)).await?;
+        failpoint(failpoints::UPDATE, update(connection, &writes.changed)).await?;
     }
     Ok(())
 }

@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use service_kit::events::database::{self, Transaction};
-use service_kit::events::failpoint::around;
-use service_kit::events::{Fault, Step, Worker};
+use service_kit::messaging::database::{self, Transaction};
+use service_kit::messaging::failpoint::failpoint;
+use service_kit::messaging::{Fault, Step, Worker};
 use shared_events::Origin;
 use tokio_util::sync::CancellationToken;
 
 use crate::reservation::{Command, Input};
-use crate::{Road, acts, store};
+use crate::{UnitOfWork, failpoints, store};
 
 /// How often it looks.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -22,16 +22,16 @@ const BATCH: i64 = 500;
 ///
 /// # Errors
 /// A fatal fault.
-pub async fn run(road: Road, stop: CancellationToken) -> anyhow::Result<()> {
-    Worker::new("sweeping deadlines", PERIOD).run(stop, || database::bounded(step(&road))).await
+pub async fn run(unit_of_work: UnitOfWork, stop: CancellationToken) -> anyhow::Result<()> {
+    Worker::new("sweeping deadlines", PERIOD).run(stop, || database::bounded(step(&unit_of_work))).await
 }
 
 /// Cancels one batch of overdue reservations.
 ///
 /// # Errors
 /// Nothing was committed, unless the answer to the commit was lost.
-pub async fn step(road: &Road) -> Result<Step, Fault> {
-    let mut transaction = Transaction::begin(&road.pool).await?;
+pub async fn step(unit_of_work: &UnitOfWork) -> Result<Step, Fault> {
+    let mut transaction = Transaction::begin(&unit_of_work.pool).await?;
     let overdue = store::load_overdue(&mut transaction, BATCH).await?;
     if overdue.is_empty() {
         transaction.commit().await?;
@@ -42,8 +42,8 @@ pub async fn step(road: &Road) -> Result<Step, Fault> {
         .map(|reservation| Input { id: reservation.id, command: Command::Expire, origin: Origin::default() })
         .collect();
     let state = overdue.into_iter().map(|reservation| (reservation.id, reservation)).collect();
-    let writes = road.decide_loaded(&mut transaction, state, &inputs).await?;
-    around(acts::COMMIT_SWEPT, transaction.commit()).await?;
-    road.committed(&writes);
+    let writes = unit_of_work.decide_loaded(&mut transaction, state, &inputs).await?;
+    failpoint(failpoints::COMMIT_SWEPT, transaction.commit()).await?;
+    unit_of_work.committed(&writes);
     Ok(Step::Done)
 }

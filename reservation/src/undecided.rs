@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use service_kit::events::database::{self, Reading};
-use service_kit::events::{Fault, Step, Worker};
+use service_kit::messaging::database::{self, ReadConnection};
+use service_kit::messaging::{Fault, Step, Worker};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Road, store};
+use crate::{UnitOfWork, store};
 
 /// How often it looks. Each replica does, and sees the same.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -15,14 +15,16 @@ const PERIOD: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// A fatal fault.
-pub async fn watch(road: Road, stop: CancellationToken) -> anyhow::Result<()> {
-    Worker::new("counting what is undecided", PERIOD).run(stop, || database::bounded(step(&road))).await
+pub async fn watch(unit_of_work: UnitOfWork, stop: CancellationToken) -> anyhow::Result<()> {
+    Worker::new("counting what is undecided", PERIOD)
+        .run(stop, || database::bounded(step(&unit_of_work)))
+        .await
 }
 
-async fn step(road: &Road) -> Result<Step, Fault> {
-    let mut reading = Reading::begin(&road.pool).await?;
+async fn step(unit_of_work: &UnitOfWork) -> Result<Step, Fault> {
+    let mut reading = ReadConnection::begin(&unit_of_work.pool).await?;
     let undecided = store::undecided(&mut reading).await?;
     reading.end();
-    road.metrics.show(&undecided);
+    unit_of_work.metrics.show(&undecided);
     Ok(Step::Idle)
 }

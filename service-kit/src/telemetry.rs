@@ -1,7 +1,10 @@
-//! Logs to stderr, spans to an OTLP collector.
+//! Telemetry: logs to stderr, spans to an OTLP collector.
 //!
-//! The OpenTelemetry layer is always there, with or without a collector, because events carry the ids of
-//! the spans that made them.
+//! The OpenTelemetry layer is always installed, with or without a collector, because events carry the ids of the spans
+//! that made them. [`metrics`] has the registry and HTTP's metrics, [`trace_context`] the W3C trace context.
+
+pub mod metrics;
+pub mod trace_context;
 
 use std::io::IsTerminal as _;
 
@@ -104,7 +107,7 @@ fn span_filter(exporting: bool) -> Targets {
 
 fn ours(exporting: bool) -> Targets {
     let records = if exporting { LevelFilter::DEBUG } else { LevelFilter::INFO };
-    Targets::new().with_default(LevelFilter::INFO).with_target("service_kit::events", records)
+    Targets::new().with_default(LevelFilter::INFO).with_target("service_kit::messaging", records)
 }
 
 impl Telemetry {

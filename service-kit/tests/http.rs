@@ -8,15 +8,16 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use service_kit::{
-    body::Json,
     config::TelemetryConfig,
-    fields::{Bounds, Number},
-    health::Health,
+    http::body::Json,
+    http::health::Health,
+    http::pagination,
+    http::problem::Problem,
+    http::validation::{Number, Validator},
     http::{Server, bind},
-    metrics::Metrics,
-    page,
-    problem::Problem,
-    telemetry, trace,
+    telemetry,
+    telemetry::metrics::Metrics,
+    telemetry::trace_context,
 };
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufStream},
@@ -38,21 +39,21 @@ struct Order {
 }
 
 async fn order(Json(order): Json<Order>) -> Result<HttpResponse, Problem> {
-    let mut bounds = Bounds::new();
+    let mut bounds = Validator::new();
     let count = bounds.number("/count", order.count, 1, 100);
     bounds.check()?;
     Ok(HttpResponse::Created().json(count))
 }
 
 async fn show(req: HttpRequest) -> Result<HttpResponse, Problem> {
-    Ok(HttpResponse::Ok().json(page::path_id(&req, "id")?))
+    Ok(HttpResponse::Ok().json(pagination::path_id(&req, "id")?))
 }
 
 fn routes(config: &mut web::ServiceConfig) {
     config
         .service(web::resource("/orders").get(HttpResponse::Ok).post(order))
         .service(web::resource("/orders/{id}").get(show))
-        .service(web::resource("/trace").get(async || trace::current().to_string()))
+        .service(web::resource("/trace").get(async || trace_context::current().to_string()))
         .service(web::resource("/endless").get(async || {
             HttpResponse::Ok().streaming(futures_util::stream::pending::<Result<web::Bytes, Problem>>())
         }))
@@ -350,12 +351,12 @@ async fn request_ids_are_kept_or_made() {
 async fn a_request_continues_the_trace_of_its_client() {
     let _telemetry = telemetry::init("test", &TelemetryConfig::default()).unwrap();
     let server = start(|_| {});
-    let given = trace::TraceParent::random();
+    let given = trace_context::TraceParent::random();
     let answer = server.call("GET", "/trace", &format!("traceparent: {given}\r\n"), "").await;
-    let seen = trace::TraceParent::parse(&answer.body).unwrap();
+    let seen = trace_context::TraceParent::parse(&answer.body).unwrap();
     assert_eq!(seen.trace_id(), given.trace_id());
     assert_ne!(seen, given);
-    let other = trace::TraceParent::parse(&server.get("/trace").await.body).unwrap();
+    let other = trace_context::TraceParent::parse(&server.get("/trace").await.body).unwrap();
     assert_ne!(other.trace_id(), given.trace_id());
     server.stop().await;
 }

@@ -3,9 +3,9 @@
 
 use clap::{Args, Command};
 use serde_json::{Map, Value, json};
-use service_kit::events::EventsConfig;
-use service_kit::events::dead_letter::TOPIC_LIMIT_BYTES;
-use service_kit::events::kafka::TOPIC_SETTINGS;
+use service_kit::messaging::EventsConfig;
+use service_kit::messaging::dead_letter::TOPIC_LIMIT_BYTES;
+use service_kit::messaging::kafka::TOPIC_SETTINGS;
 use shared_events::topic::PARTITIONER;
 use shared_events::{Consumer, Event, EventId, Origin, Topic, Topics, envelope};
 

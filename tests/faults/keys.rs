@@ -41,7 +41,7 @@ struct Met {
 pub(crate) async fn a_key_has_one_effect_whoever_dies(environment: &Environment) -> anyhow::Result<()> {
     let setup = Setup { deadline_secs: 300, ..Setup::default() };
     let stage = Stage::new(environment.bootstrap(), &environment.admin_url(), &setup).await?;
-    let mut fleet = Fleet::start(env!("CARGO_BIN_EXE_proof"), stage, 2).await?;
+    let mut fleet = Fleet::start(env!("CARGO_BIN_EXE_theater-tests"), stage, 2).await?;
     let movie = fleet.api.publish(i64::try_from(TICKETS)?).await?;
     let (one, other) = (fleet.of("reservation")[0], fleet.of("reservation")[1]);
     let gateway = fleet.of("gateway")[0];

@@ -10,7 +10,7 @@ use theater_tests::{Environment, Setup, eventually};
 
 use crate::crowd::Crowd;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_proof");
+const BINARY: &str = env!("CARGO_BIN_EXE_theater-tests");
 
 /// How long a member stays frozen: past the broker's session and the database's idle limits.
 const FROZEN: Duration = Duration::from_secs(10);

@@ -5,16 +5,16 @@ use std::process::ExitCode;
 
 use theater_tests::{runner, tests};
 
-mod acts;
 mod books;
 mod crowd;
+mod failpoints;
 mod keys;
 mod killed;
 mod market;
 
 fn main() -> ExitCode {
     let tests = tests![
-        acts::a_crash_before_and_after_each,
+        failpoints::a_crash_before_and_after_each,
         keys::a_key_has_one_effect_whoever_dies,
         killed::every_service_once_by_kill_9,
         killed::frozen_owners_of_partitions_and_shards,

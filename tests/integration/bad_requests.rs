@@ -67,7 +67,7 @@ pub(crate) async fn bytes_that_are_no_request_are_refused(environment: &Environm
 
 async fn start(environment: &Environment) -> anyhow::Result<Fleet> {
     let stage = Stage::new(environment.bootstrap(), &environment.admin_url(), &Setup::default()).await?;
-    Fleet::start(env!("CARGO_BIN_EXE_proof"), stage, 1).await
+    Fleet::start(env!("CARGO_BIN_EXE_theater-tests"), stage, 1).await
 }
 
 fn entrances(fleet: &Fleet) -> anyhow::Result<Vec<(&'static str, Api)>> {

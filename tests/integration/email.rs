@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::look::metric;
 
 /// The mail server's program.
-const MAIL: &str = env!("CARGO_BIN_EXE_proof");
+const MAIL: &str = env!("CARGO_BIN_EXE_theater-tests");
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -354,7 +354,7 @@ async fn tried(theater: &Theater, reservation: Uuid) -> anyhow::Result<(i32, Str
 
 /// The operator's command, as a process of its own; answers what it says.
 async fn retry(theater: &Theater, reservation: Option<Uuid>) -> anyhow::Result<String> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_proof"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_theater-tests"));
     command
         .args(["fleet", "notification", "retry-failed"])
         .env("DATABASE_URL", &theater.stage.notification_url);

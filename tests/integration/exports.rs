@@ -195,7 +195,7 @@ pub(crate) async fn a_dead_replicas_export_is_begun_again(environment: &Environm
     let folder = tempfile::tempdir()?;
     let setup = setup(folder.path(), &[]);
     let stage = Stage::new(environment.bootstrap(), &environment.admin_url(), &setup).await?;
-    let mut fleet = Fleet::start(env!("CARGO_BIN_EXE_proof"), stage, 1).await?;
+    let mut fleet = Fleet::start(env!("CARGO_BIN_EXE_theater-tests"), stage, 1).await?;
     let api = fleet.api.clone();
     let movie = api.publish(10).await?;
     for _ in 0..3 {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::json;
-use service_kit::events::outbox::EVENT_SHARDS;
-use service_kit::events::relay::LOCK_CLASS;
+use service_kit::messaging::outbox::EVENT_SHARDS;
+use service_kit::messaging::outbox::relay::LOCK_CLASS;
 use sqlx::{Connection, PgConnection};
 use theater_tests::log::{self, Entry};
 use theater_tests::{Environment, Setup, Theater, checks, eventually};

@@ -27,7 +27,7 @@ use scenes::Stage;
 const NAMESPACE: &str = "theater";
 
 /// What a namespace has that was made here, and may be taken away here.
-const OURS: (&str, &str) = ("theater.example/made-by", "proof");
+const OURS: (&str, &str) = ("theater.example/made-by", "theater-tests");
 
 /// How often it is looked at: each look is a process.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -48,8 +48,8 @@ pub struct Options {
     /// An image that has `theater`
     #[arg(long, default_value = "theater/theater:0.1.0")]
     demo_image: String,
-    /// An image that has `proof`
-    #[arg(long, default_value = "theater/proof:0.1.0")]
+    /// An image that has `theater-tests`
+    #[arg(long, default_value = "theater/theater-tests:0.1.0")]
     load_image: String,
     /// Reservations a second that make movie's autoscaler want three pods
     #[arg(long, default_value = "60")]

@@ -10,7 +10,7 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use service_kit::shutdown::DRAIN_LIMIT;
+use service_kit::process::DRAIN_LIMIT;
 use theater_infra::port;
 use theater_infra::supervise::{Child, Program, Scratch, Signal};
 
@@ -42,7 +42,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Starts `replicas` of each service and one gateway. `binary` is `env!("CARGO_BIN_EXE_proof")`.
+    /// Starts `replicas` of each service and one gateway. `binary` is `env!("CARGO_BIN_EXE_theater-tests")`.
     ///
     /// # Errors
     /// A process that doesn't become ready.

@@ -9,7 +9,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
-use service_kit::events::record;
+use service_kit::messaging::record;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 

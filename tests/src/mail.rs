@@ -38,7 +38,7 @@ pub struct MailServer {
 }
 
 impl MailServer {
-    /// Ports for one that is not there yet. `binary` is `env!("CARGO_BIN_EXE_proof")`.
+    /// Ports for one that is not there yet. `binary` is `env!("CARGO_BIN_EXE_theater-tests")`.
     ///
     /// # Errors
     /// No port, or no folder.

@@ -1,11 +1,11 @@
 //! Putting descriptions together. Whatever has the same name must be the same.
 
 use serde_json::{Map, Value, json};
-use service_kit::http::HeadBounds;
-use service_kit::openapi::{self, answers, headers};
+use service_kit::http::HeaderLimits;
+use service_kit::http::openapi::{self, answers, headers};
 use utoipa::OpenApi;
 
-use crate::{HEAD_BOUNDS, docs, routes};
+use crate::{HEADER_LIMITS, docs, routes};
 
 /// What a forwarded call can meet on its way, beside what its service says.
 const ON_THE_WAY: [u16; 4] = [429, 502, 503, 504];
@@ -57,7 +57,7 @@ pub(crate) fn merge(parts: impl Iterator<Item = Value>) -> Result<Value, Contrad
         add_tags(&mut whole, &part)?;
     }
     // The services take more, so that what the gateway adds has room.
-    let HeadBounds { fields_max, bytes_max } = HEAD_BOUNDS;
+    let HeaderLimits { fields_max, bytes_max } = HEADER_LIMITS;
     whole["components"]["responses"]["headers-too-large"]["description"] = json!(format!(
         "There are more than {fields_max} header fields, or they have more than {bytes_max} bytes"
     ));

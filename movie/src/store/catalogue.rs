@@ -1,13 +1,13 @@
 //! The catalogue's rows: what movies are found by, and pages of them.
 
-use service_kit::events::database::Transaction;
-use service_kit::events::failpoint::around;
-use service_kit::events::{Fault, Step};
+use service_kit::messaging::database::Transaction;
+use service_kit::messaging::failpoint::failpoint;
+use service_kit::messaging::{Fault, Step};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Postgres, QueryBuilder, Row};
 
 use super::{movie, movie_columns, select_movie};
-use crate::acts;
+use crate::failpoints;
 use crate::movie::Movie;
 use crate::search::{Condition, Listing, Place, Query, Sort, Text};
 
@@ -42,7 +42,7 @@ pub(super) async fn describe(connection: &mut PgConnection, movies: &[Movie]) ->
     .bind(names)
     .bind(words)
     .execute(connection);
-    around(acts::DESCRIBE, described).await?;
+    failpoint(failpoints::DESCRIBE, described).await?;
     Ok(())
 }
 
@@ -64,7 +64,7 @@ pub async fn fill(pool: &PgPool) -> Result<Step, Fault> {
     .await?;
     let movies = rows.iter().map(movie).collect::<Result<Vec<_>, _>>()?;
     describe(&mut transaction, &movies).await?;
-    around(acts::COMMIT_FILLED, transaction.commit()).await?;
+    failpoint(failpoints::COMMIT_FILLED, transaction.commit()).await?;
     Ok(if movies.is_empty() { Step::Idle } else { Step::Done })
 }
 

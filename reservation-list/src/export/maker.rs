@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
 use prometheus::{IntCounterVec, Opts, Registry};
-use service_kit::events::database::{self, Transaction};
-use service_kit::events::{Fault, Step, Worker};
+use service_kit::messaging::database::{self, Transaction};
+use service_kit::messaging::{Fault, Step, Worker};
 use sqlx::{PgConnection, PgPool};
 use thiserror::Error;
 use tokio::sync::Notify;
@@ -126,7 +126,7 @@ impl Maker {
             .await?;
             let swept = self.folder.sweep(now).await;
             // Those of a folder that is away are found later, too.
-            let swept = swept.map_err(|error| Fault::Passing(format!("the folder of exports: {error}")))?;
+            let swept = swept.map_err(|error| Fault::Transient(format!("the folder of exports: {error}")))?;
             debug!(swept, "files of expired exports are deleted");
             Ok(Step::Idle)
         };
@@ -164,7 +164,7 @@ impl Maker {
             draft.finish().await?;
             Ok((rows, draft.bytes()))
         });
-        let slow = |_| Err(Failure::Fault(Fault::Slow(format!("not done within {LIMIT:?}"))));
+        let slow = |_| Err(Failure::Fault(Fault::Timeout(format!("not done within {LIMIT:?}"))));
         let made = made.await.unwrap_or_else(slow);
         if made.is_err() {
             self.forget(claimed).await;
@@ -217,7 +217,7 @@ impl Maker {
             Ok(true) => Ok(()),
             Ok(false) => Err(Failure::Lost),
             // The lease is long enough without.
-            Err(Fault::Passing(reason) | Fault::Slow(reason)) => {
+            Err(Fault::Transient(reason) | Fault::Timeout(reason)) => {
                 debug!(export.id = %claimed.id, reason, "progress is told later");
                 Ok(())
             }
@@ -270,7 +270,7 @@ fn outcome(claimed: &Claimed, made: Result<(i64, u64), Failure>) -> Result<Optio
             return Ok(Some(Outcome::Ready { rows, bytes }));
         }
         Err(Failure::Lost) => return Ok(None),
-        Err(Failure::Fault(fault @ (Fault::Passing(_) | Fault::Slow(_)))) => return Err(fault),
+        Err(Failure::Fault(fault @ (Fault::Transient(_) | Fault::Timeout(_)))) => return Err(fault),
         // What the database says is the log's business only.
         Err(Failure::Fault(fault)) => {
             error!(export.id = %claimed.id, %fault, "reservations can't be read for an export");

@@ -12,13 +12,13 @@ use actix_web::web::{self, Bytes};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_util::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
-use service_kit::body::Json;
-use service_kit::events::database::{Reading, Transaction};
-use service_kit::events::{Acceptance, Claim, Fault, Idempotency, IdempotencyParameter};
-use service_kit::fields::Bounds;
-use service_kit::openapi::schemas;
-use service_kit::page;
-use service_kit::problem::Problem;
+use service_kit::http::body::Json;
+use service_kit::http::openapi::schemas;
+use service_kit::http::pagination;
+use service_kit::http::problem::Problem;
+use service_kit::http::validation::Validator;
+use service_kit::messaging::database::{ReadConnection, Transaction};
+use service_kit::messaging::{Fault, Idempotency, IdempotencyKey, IdempotencyParameter, StoredResponse};
 use shared_events::{MovieId, Timestamp};
 use tokio::fs::File;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -155,17 +155,17 @@ pub(super) async fn ask(
     request: HttpRequest,
     Json(new): Json<NewExport>,
 ) -> Result<HttpResponse, Problem> {
-    let mut bounds = Bounds::new();
+    let mut bounds = Validator::new();
     let id = new.id.map(|id| bounds.id("/id", &id)).transpose()?;
     let movie_id = MovieId(bounds.id("/movieId", &new.movie_id)?);
-    let claim = Claim::of(&request, PATH.to_owned(), &(id, movie_id))?;
+    let key = IdempotencyKey::of(&request, PATH.to_owned(), &(id, movie_id))?;
     let id = id.unwrap_or_else(Uuid::now_v7);
     let mut tries = 0;
     loop {
         tries += 1;
-        match api.try_ask(id, movie_id, claim.as_ref()).await {
+        match api.try_ask(id, movie_id, key.as_ref()).await {
             Err(Fault::Poison(_) | Fault::Fenced) if tries < TRIES => {}
-            result => return result?.map(Acceptance::into_response),
+            result => return result?.map(StoredResponse::into_response),
         }
     }
 }
@@ -180,7 +180,7 @@ pub(super) async fn ask(
     ),
 )]
 pub(super) async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let export = api.export(page::path_id(&request, "id")?).await?;
+    let export = api.export(pagination::path_id(&request, "id")?).await?;
     Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(ExportView::from(&export)))
 }
 
@@ -202,7 +202,7 @@ pub(super) async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<Ht
     ),
 )]
 pub(super) async fn download(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let export = api.export(page::path_id(&request, "id")?).await?;
+    let export = api.export(pagination::path_id(&request, "id")?).await?;
     match export.state {
         State::Ready => {}
         State::Failed => return Err(Problem::conflict(failed(&export))),
@@ -231,20 +231,20 @@ impl Api {
         &self,
         id: Uuid,
         movie_id: MovieId,
-        claim: Option<&Claim>,
-    ) -> Result<Result<Acceptance, Problem>, Fault> {
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Result<StoredResponse, Problem>, Fault> {
         let Exports { idempotency, ttl_secs, wake, .. } = &self.exports;
         let mut transaction = Transaction::begin(&self.pool).await?;
-        let mut kept = idempotency.load(&mut transaction, claim.into_iter()).await?;
-        let answer = match kept.find(claim) {
+        let mut stored_responses = idempotency.load(&mut transaction, key.into_iter()).await?;
+        let answer = match stored_responses.find(key) {
             Some(answer) => answer,
             None => {
                 let asked =
                     export::ask(&mut transaction, id, movie_id, *ttl_secs, UNFINISHED_MAX, KEPT_MAX).await?;
-                accepted(asked).inspect(|acceptance| kept.keep(claim, acceptance))
+                accepted(asked).inspect(|stored_response| stored_responses.store(key, stored_response))
             }
         };
-        idempotency.save(&mut transaction, &kept).await?;
+        idempotency.save(&mut transaction, &stored_responses).await?;
         transaction.commit().await?;
         wake.notify_one();
         idempotency.count(&answer);
@@ -252,7 +252,7 @@ impl Api {
     }
 
     async fn export(&self, id: Uuid) -> Result<Export, Problem> {
-        let mut reading = Reading::begin(&self.pool).await.map_err(Fault::from)?;
+        let mut reading = ReadConnection::begin(&self.pool).await.map_err(Fault::from)?;
         let found = export::find(&mut reading, id).await.map_err(Fault::from)?;
         reading.end();
         found.ok_or_else(|| Problem::not_found(format!("there is no export {id}, or it has expired")))
@@ -281,9 +281,9 @@ fn pieces(file: File, permit: OwnedSemaphorePermit) -> impl Stream<Item = io::Re
     })
 }
 
-fn accepted(asked: Asked) -> Result<Acceptance, Problem> {
+fn accepted(asked: Asked) -> Result<StoredResponse, Problem> {
     match asked {
-        Asked::Export(export) => Ok(Acceptance::json(StatusCode::ACCEPTED, &ExportView::from(&export))
+        Asked::Export(export) => Ok(StoredResponse::json(StatusCode::ACCEPTED, &ExportView::from(&export))
             .with_header(LOCATION, format!("{PATH}/{}", export.id))
             .with_header(CACHE_CONTROL, "no-store")),
         Asked::Taken => Err(Problem::conflict("the id is taken by a call with another body")),

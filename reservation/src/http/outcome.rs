@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use service_kit::events::waiting::Room;
 use service_kit::http::Stopping;
+use service_kit::messaging::waiters::StatusWaiters;
 use tokio::time::timeout_at;
 
 use crate::reservation::{Reservation, Status};
@@ -11,7 +11,7 @@ use crate::reservation::{Reservation, Status};
 /// Waits until the reservation is decided, at most until then, or until the service stops. Answers whether it
 /// could wait at all: when the room is full the preference is not honoured, and nothing else is lost.
 pub(super) async fn wait(
-    room: &Room<Status>,
+    waiters: &StatusWaiters<Status>,
     reservation: &mut Reservation,
     until: Instant,
     Stopping(stopping): &Stopping,
@@ -20,8 +20,8 @@ pub(super) async fn wait(
         return true;
     }
     // What is decided between the acceptance's commit and here is seen by the room's next look.
-    let Some(mut seat) = room.enter(reservation.id) else { return false };
-    let decided = stopping.run_until_cancelled(seat.reaches(Status::DECIDED));
+    let Some(mut waiter) = waiters.subscribe(reservation.id) else { return false };
+    let decided = stopping.run_until_cancelled(waiter.wait_for(Status::DECIDED));
     if let Ok(Some(status)) = timeout_at(until.into(), decided).await {
         reservation.status = status;
     }

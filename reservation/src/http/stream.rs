@@ -14,11 +14,11 @@ use actix_web::web::{self, Bytes};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_util::{Stream, stream};
 use prometheus::{IntGauge, Registry};
-use service_kit::events::waiting::{Progress, Seat};
 use service_kit::http::Stopping;
-use service_kit::openapi::schemas;
-use service_kit::page;
-use service_kit::problem::Problem;
+use service_kit::http::openapi::schemas;
+use service_kit::http::pagination;
+use service_kit::http::problem::Problem;
+use service_kit::messaging::waiters::{Progress, Waiter};
 use shared_events::ReservationId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -141,11 +141,15 @@ pub(super) async fn follow(
     stopping: Stopping,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let id = ReservationId(page::path_id(&request, "id")?);
+    let id = ReservationId(pagination::path_id(&request, "id")?);
     let seen = last_event_id(request.headers())?;
     let place = api.streams.open()?;
     // Before the reservation is read, so that no change between the two is missed.
-    let seat = api.road.room.enter(id).ok_or_else(|| Problem::unavailable("too many callers wait"))?;
+    let waiter = api
+        .unit_of_work
+        .waiters
+        .subscribe(id)
+        .ok_or_else(|| Problem::unavailable("too many callers wait"))?;
     let reservation = api.find(id).await?;
     let rank = reservation.status.rank();
     match seen {
@@ -156,7 +160,7 @@ pub(super) async fn follow(
         }
         _ => {}
     }
-    let follower = Follower::new(reservation, seen, seat, place, stopping.0);
+    let follower = Follower::new(reservation, seen, waiter, place, stopping.0);
     Ok(HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, EVENT_STREAM))
         .insert_header((CACHE_CONTROL, "no-store"))
@@ -183,7 +187,7 @@ struct Follower {
     told: Option<u8>,
     begun: bool,
     ends: Instant,
-    seat: Seat<Status>,
+    waiter: Waiter<Status>,
     stopping: CancellationToken,
     _place: Place,
 }
@@ -192,12 +196,12 @@ impl Follower {
     fn new(
         reservation: Reservation,
         told: Option<u8>,
-        seat: Seat<Status>,
+        waiter: Waiter<Status>,
         place: Place,
         stopping: CancellationToken,
     ) -> Self {
         let ends = Instant::now() + AGE_MAX;
-        Self { reservation, told, begun: false, ends, seat, stopping, _place: place }
+        Self { reservation, told, begun: false, ends, waiter, stopping, _place: place }
     }
 
     fn stream(self) -> impl Stream<Item = Result<Bytes, Infallible>> + 'static {
@@ -222,7 +226,7 @@ impl Follower {
             biased;
             () = self.stopping.cancelled() => None,
             () = sleep_until(self.ends) => None,
-            status = self.seat.reaches(told + 1) => {
+            status = self.waiter.wait_for(told + 1) => {
                 self.reservation.status = status;
                 Some(self.tell())
             }
@@ -243,7 +247,7 @@ impl Follower {
 mod tests {
     use actix_web::http::header::HeaderValue;
     use futures_util::StreamExt;
-    use service_kit::events::waiting::Room;
+    use service_kit::messaging::waiters::StatusWaiters;
     use shared_events::{CancelReason, Count, MovieId, Timestamp};
     use uuid::Uuid;
 
@@ -251,7 +255,7 @@ mod tests {
     use crate::reservation::Request;
 
     struct Stage {
-        room: Room<Status>,
+        waiters: StatusWaiters<Status>,
         streams: Streams,
         stopping: CancellationToken,
         reservation: Reservation,
@@ -277,7 +281,7 @@ mod tests {
                 traceparent: None,
             };
             Self {
-                room: Room::new(&registry).unwrap(),
+                waiters: StatusWaiters::new(&registry).unwrap(),
                 streams: Streams::new(1, &registry).unwrap(),
                 stopping: CancellationToken::new(),
                 reservation,
@@ -286,8 +290,8 @@ mod tests {
 
         fn follow(&self, status: Status, seen: Option<u8>) -> Follower {
             let reservation = Reservation { status, ..self.reservation.clone() };
-            let seat = self.room.enter(reservation.id).unwrap();
-            Follower::new(reservation, seen, seat, self.streams.open().ok().unwrap(), self.stopping.clone())
+            let waiter = self.waiters.subscribe(reservation.id).unwrap();
+            Follower::new(reservation, seen, waiter, self.streams.open().ok().unwrap(), self.stopping.clone())
         }
     }
 
@@ -301,8 +305,8 @@ mod tests {
         for (status, id) in
             [(Status::Confirmed, "\nid: 1\n"), (Status::Cancelled(CancelReason::Customer), "\nid: 2\n")]
         {
-            stage.room.tell(stage.reservation.id, status);
-            stage.room.tell(stage.reservation.id, Status::Pending);
+            stage.waiters.notify(stage.reservation.id, status);
+            stage.waiters.notify(stage.reservation.id, Status::Pending);
             let event = follower.next().await.unwrap();
             assert!(event.contains(id) && event.contains(status.as_str()), "{event}");
         }
@@ -314,7 +318,7 @@ mod tests {
         let stage = Stage::new();
         let mut follower = stage.follow(Status::Confirmed, Some(1));
         assert_eq!(follower.next().await.unwrap(), "retry: 2000\n\n");
-        stage.room.tell(stage.reservation.id, Status::Cancelled(CancelReason::Customer));
+        stage.waiters.notify(stage.reservation.id, Status::Cancelled(CancelReason::Customer));
         assert!(follower.next().await.unwrap().contains("\nid: 2\n"));
         assert_eq!(follower.next().await, None);
         drop(follower);

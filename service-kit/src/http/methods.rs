@@ -36,10 +36,7 @@ pub fn method(req: &HttpRequest) -> Method {
 }
 
 /// Around the routes.
-pub(super) async fn completed(
-    mut req: ServiceRequest,
-    next: Next<BoxBody>,
-) -> Result<ServiceResponse, Error> {
+pub(super) async fn complete(mut req: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse, Error> {
     let method = req.method().clone();
     // Of the server as a whole there is nothing to say but that it is there (RFC 9110, 9.3.7).
     if method == Method::OPTIONS && req.uri().path() == "*" {
@@ -52,7 +49,7 @@ pub(super) async fn completed(
     let mut response = next.call(req).await?;
     if let Some(allow) = allowed(response.status(), response.headers()) {
         if method == Method::OPTIONS {
-            response = super::replaced(response, HttpResponse::NoContent().finish());
+            response = super::middleware::replace_response(response, HttpResponse::NoContent().finish());
         }
         response.headers_mut().insert(header::ALLOW, allow);
     }

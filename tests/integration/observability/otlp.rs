@@ -56,7 +56,7 @@ pub(crate) async fn a_collector_sees_the_whole_saga(environment: &Environment) -
     let settings = services.map(|service| (service, format!("--otel-exporter-otlp-endpoint={endpoint}")));
     let setup = Setup { partitions: 1, settings: settings.collect(), ..Setup::default() };
     let stage = Stage::new(environment.bootstrap(), &environment.admin_url(), &setup).await?;
-    let fleet = Fleet::start(env!("CARGO_BIN_EXE_proof"), stage, 1).await?;
+    let fleet = Fleet::start(env!("CARGO_BIN_EXE_theater-tests"), stage, 1).await?;
 
     let movie = fleet.api.publish(10).await?;
     let call = fleet.api.request(Method::POST, "/reservations");

@@ -40,7 +40,7 @@ const REJECTED: Story =
 pub(crate) async fn one_trace_covers_a_saga(environment: &Environment) -> anyhow::Result<()> {
     let setup = Setup { partitions: 1, ..Setup::default() };
     let stage = Stage::new(environment.bootstrap(), &environment.admin_url(), &setup).await?;
-    let fleet = Fleet::start(env!("CARGO_BIN_EXE_proof"), stage, 1).await?;
+    let fleet = Fleet::start(env!("CARGO_BIN_EXE_theater-tests"), stage, 1).await?;
     let api = &fleet.api;
     let movie = Uuid::now_v7();
     let given = format!("00-{GIVEN}-b7ad6b7169203331-01");

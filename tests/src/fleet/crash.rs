@@ -5,7 +5,7 @@ use std::os::unix::net::UnixDatagram;
 
 use anyhow::Context;
 use rustix::process::{Signal, getpid, kill_process};
-use service_kit::events::failpoint;
+use service_kit::messaging::failpoint;
 
 /// The environment's name of the failpoint at which a process dies from the start on.
 pub const DIES_AT: &str = "FLEET_DIES_AT";

@@ -1,4 +1,4 @@
-//! Runs the one service that it is told: `proof fleet movie --database-url …`. The fault tests kill it, or have it die
+//! Runs the one service that it is told: `theater-tests fleet movie --database-url …`. The fault tests kill it, or have it die
 //! at one of its failpoints.
 
 use std::ffi::OsString;
@@ -15,7 +15,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     let service = args.first().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
     macro_rules! run {
         ($service:ident, $name:literal) => {
-            service_kit::shutdown::main_with(
+            service_kit::process::main_with(
                 $name,
                 args,
                 |config: &$service::Config| &config.telemetry,

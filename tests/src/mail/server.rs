@@ -1,6 +1,6 @@
 //! A mail server as a process of its own: crate mailin speaks SMTP, and what it takes is kept in a folder.
 //!
-//! `proof mail OPEN_PORT USERS_PORT FOLDER REFUSED`
+//! `theater-tests mail OPEN_PORT USERS_PORT FOLDER REFUSED`
 //!
 //! At OPEN_PORT anybody may send, at USERS_PORT who knows the password. Recipients that begin with REFUSED get 550; with
 //! nothing there, nobody does. Each e-mail is a file: its user and its recipient in the first line, then its bytes.

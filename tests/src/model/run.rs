@@ -1,4 +1,4 @@
-//! Exploring cases one after the other: the tier does the small ones with each run, `proof model --large` all.
+//! Exploring cases one after the other: the tier does the small ones with each run, `theater-tests model --large` all.
 
 use std::fmt;
 use std::thread;
@@ -41,7 +41,7 @@ pub fn prove(case: &Case) -> Result<Report, Wrong> {
     Err(Wrong { case: case.name, property, story })
 }
 
-/// `proof model`.
+/// `theater-tests model`.
 ///
 /// # Errors
 /// The way to a state that is wrong.

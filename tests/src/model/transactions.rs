@@ -10,8 +10,8 @@ use std::sync::{PoisonError, RwLock};
 use chrono::DateTime;
 use notification::notification as told;
 use reservation_list::projection as listed;
-use service_kit::events::Delivery;
-use service_kit::trace::TraceParent;
+use service_kit::messaging::Delivery;
+use service_kit::telemetry::trace_context::TraceParent;
 use shared_events::{Event, EventId, ReservationId, Timestamp};
 use uuid::Uuid;
 

@@ -45,8 +45,8 @@ pub const MUTANTS: &[Mutant] = &[
         wrong: "a call's Idempotency-Key is kept before the call has had its effect",
         edits: &[Edit {
             file: RESERVATION,
-            right: "self.idempotency.save(&mut transaction, &kept).await?;",
-            wrong: "self.idempotency.save(&mut *self.pool.acquire().await?, &kept).await?;",
+            right: "self.idempotency.save(&mut transaction, &stored_responses).await?;",
+            wrong: "self.idempotency.save(&mut *self.pool.acquire().await?, &stored_responses).await?;",
         }],
         killers: &[integration("together::what_a_call_writes")],
     },

@@ -2,14 +2,14 @@
 
 use super::{Edit, Mutant, integration, unit};
 
-const RELAY: &str = "service-kit/src/events/relay.rs";
-const OUTBOX: &str = "service-kit/src/events/outbox.rs";
-const OFFSET: &str = "service-kit/src/events/offset.rs";
-const PARTITION: &str = "service-kit/src/events/partition.rs";
-const DATABASE: &str = "service-kit/src/events/database.rs";
-const ASSIGNMENT: &str = "service-kit/src/events/assignment.rs";
-const FAULT: &str = "service-kit/src/events/fault.rs";
-const IDEMPOTENCY: &str = "service-kit/src/events/idempotency.rs";
+const RELAY: &str = "service-kit/src/messaging/outbox/relay.rs";
+const OUTBOX: &str = "service-kit/src/messaging/outbox.rs";
+const OFFSET: &str = "service-kit/src/messaging/consumer/offset.rs";
+const PARTITION: &str = "service-kit/src/messaging/consumer/partition.rs";
+const DATABASE: &str = "service-kit/src/messaging/database.rs";
+const ASSIGNMENT: &str = "service-kit/src/messaging/consumer/assignment.rs";
+const FAULT: &str = "service-kit/src/messaging/fault.rs";
+const IDEMPOTENCY: &str = "service-kit/src/messaging/idempotency.rs";
 
 pub const MUTANTS: &[Mutant] = &[
     Mutant {

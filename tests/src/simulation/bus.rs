@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use service_kit::events::Delivery;
-use service_kit::events::record::{self, Content};
-use service_kit::trace::TraceParent;
+use service_kit::messaging::Delivery;
+use service_kit::messaging::record::{self, Content};
+use service_kit::telemetry::trace_context::TraceParent;
 use shared_events::{Event, EventId, Malformed, MovieId, Topic};
 use uuid::Uuid;
 

@@ -4,7 +4,7 @@
 pub mod keys;
 
 use movie::movie as stock;
-use reservation::placing::Placing;
+use reservation::placement::PlaceRequest;
 use reservation::reservation as seat;
 use shared_events::{Count, DeliveryId, MovieId, Origin, ReservationId};
 use uuid::Uuid;
@@ -75,11 +75,11 @@ impl Call {
 
     /// What a service is asked when these calls, all of one service and none under a key, come in one transaction.
     pub fn work(calls: &[&Self]) -> (Service, Work) {
-        let placings: Vec<seat::Input> = calls.iter().filter_map(|call| of_reservation(call)).collect();
-        if placings.is_empty() {
+        let requests: Vec<seat::Input> = calls.iter().filter_map(|call| of_reservation(call)).collect();
+        if requests.is_empty() {
             return (Service::Movie, Work::Movie(calls.iter().filter_map(|call| of_movie(call)).collect()));
         }
-        (Service::Reservation, Work::Reservation(placings))
+        (Service::Reservation, Work::Reservation(requests))
     }
 
     /// As the history shows it.
@@ -183,15 +183,15 @@ impl Calls {
         if !calls.iter().any(|call| matches!(call, Call::PlaceUnder { .. })) {
             return Call::work(&calls.iter().collect::<Vec<_>>());
         }
-        let placings = calls.iter().filter_map(|call| match call {
+        let requests = calls.iter().filter_map(|call| match call {
             Call::PlaceUnder { key, body } => {
                 // The service makes one each time.
                 let id = ReservationId(self.id());
                 Some(self.keys.placing(*key, *body, id))
             }
-            call => Some(Placing { input: of_reservation(call)?, claim: None }),
+            call => Some(PlaceRequest { input: of_reservation(call)?, key: None }),
         });
-        (Service::Reservation, Work::Place(placings.collect()))
+        (Service::Reservation, Work::Place(requests.collect()))
     }
 
     /// These calls came in one transaction, and are told what it has decided.

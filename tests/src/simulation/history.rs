@@ -21,10 +21,10 @@ pub fn work(work: &Work) -> String {
         Work::Reservation(inputs) => {
             listed(inputs.iter().map(|input| Call::described(input.id, &input.command)))
         }
-        Work::Place(placings) => listed(placings.iter().map(|placing| {
+        Work::Place(requests) => listed(requests.iter().map(|placing| {
             let call = Call::described(placing.input.id, &placing.input.command);
-            match &placing.claim {
-                Some(claim) => format!("{call} under {}", claim.place().1),
+            match &placing.key {
+                Some(key) => format!("{call} under {}", key.scoped_key().1),
                 None => call,
             }
         })),

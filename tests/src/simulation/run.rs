@@ -1,4 +1,4 @@
-//! Many schedules, on all cores: the tier plays some with each run, `proof simulate` as many as one likes.
+//! Many schedules, on all cores: the tier plays some with each run, `theater-tests simulate` as many as one likes.
 
 use std::io::{IsTerminal, stderr};
 use std::sync::Mutex;
@@ -94,7 +94,7 @@ pub fn play_all(first: u64, count: u64, progress: impl Fn(u64) + Sync) -> Result
     found.into_inner().expect("nobody panics with it").map_or(Ok(played), Err)
 }
 
-/// `proof simulate`.
+/// `theater-tests simulate`.
 ///
 /// # Errors
 /// The failure, as a history to be read.

@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use chrono::{DateTime, TimeDelta, Utc};
 use movie::movie as stock;
 use notification::notification as told;
-use reservation::placing::{self, Placed, Placing};
+use reservation::placement::{self, PlaceOutcome, PlaceRequest};
 use reservation::reservation as seat;
 use reservation_list::projection as listed;
-use service_kit::events::idempotency::{Kept, Place};
-use service_kit::events::{Acceptance, Claim, Delivery};
+use service_kit::messaging::idempotency::{ScopedKey, StoredResponses};
+use service_kit::messaging::{Delivery, IdempotencyKey, StoredResponse};
 use shared_events::{DeliveryId, Event, MovieId, Origin, ReservationId, Timestamp};
 use uuid::Uuid;
 
@@ -35,7 +35,7 @@ pub struct Tables {
     pub reservations: BTreeMap<ReservationId, seat::Reservation>,
     pub deadlines: BTreeMap<ReservationId, DateTime<Utc>>,
     /// What accepted calls were answered, under their keys.
-    pub kept: BTreeMap<Place, (Claim, Acceptance)>,
+    pub stored_responses: BTreeMap<ScopedKey, (IdempotencyKey, StoredResponse)>,
     pub movies: BTreeMap<MovieId, stock::Movie>,
     pub decisions: BTreeMap<ReservationId, stock::Decision>,
     pub deliveries: BTreeMap<DeliveryId, stock::Delivery>,
@@ -51,7 +51,7 @@ pub struct Tables {
 pub enum Work {
     Reservation(Vec<seat::Input>),
     /// What the intake puts into one transaction.
-    Place(Vec<Placing>),
+    Place(Vec<PlaceRequest>),
     Movie(Vec<stock::Input>),
     /// A batch of records, for whichever service reads them.
     Batch(Service, Vec<Delivery>),
@@ -63,7 +63,7 @@ pub enum Work {
 pub enum Writes {
     Reservation(seat::Writes),
     /// With the acceptances that are kept, and what each call is answered.
-    Place(seat::Writes, Vec<(Claim, Acceptance)>, Vec<Placed>),
+    Place(seat::Writes, Vec<(IdempotencyKey, StoredResponse)>, Vec<PlaceOutcome>),
     Movie(stock::Writes),
     Notification(told::Writes),
     List(listed::Writes),
@@ -89,7 +89,7 @@ pub fn locks(tables: &Tables, work: &Work, taken: &Locks, clock: DateTime<Utc>) 
     };
     match work {
         Work::Reservation(inputs) => reservations(&mut inputs.iter().map(|input| input.id)),
-        Work::Place(placings) => reservations(&mut placings.iter().map(|placing| placing.input.id)),
+        Work::Place(requests) => reservations(&mut requests.iter().map(|placing| placing.input.id)),
         Work::Movie(inputs) => movies(tables, inputs),
         Work::Batch(Service::Reservation, batch) => {
             let inputs = batch.iter().filter_map(reservation::events::input);
@@ -125,7 +125,7 @@ fn overdue(tables: &Tables, clock: DateTime<Utc>) -> impl Iterator<Item = &seat:
 pub fn fold(tables: &Tables, work: &Work, locks: &Locks, now: Timestamp) -> Writes {
     match work {
         Work::Reservation(inputs) => Writes::Reservation(fold_reservation(tables, inputs, now)),
-        Work::Place(placings) => place(tables, placings, now),
+        Work::Place(requests) => place(tables, requests, now),
         Work::Movie(inputs) => Writes::Movie(fold_movie(tables, inputs, now)),
         Work::Batch(Service::Reservation, batch) => {
             let inputs: Vec<_> = batch.iter().filter_map(reservation::events::input).collect();
@@ -160,13 +160,17 @@ pub fn fold(tables: &Tables, work: &Work, locks: &Locks, now: Timestamp) -> Writ
     }
 }
 
-fn place(tables: &Tables, placings: &[Placing], now: Timestamp) -> Writes {
-    let places = placings.iter().filter_map(|placing| Some(placing.claim.as_ref()?.place()));
-    let mut kept: Kept = places.filter_map(|place| tables.kept.get(place).cloned()).collect();
-    let state = placings.iter().filter_map(|placing| tables.reservations.get(&placing.input.id));
+fn place(tables: &Tables, requests: &[PlaceRequest], now: Timestamp) -> Writes {
+    let places = requests.iter().filter_map(|placing| Some(placing.key.as_ref()?.scoped_key()));
+    let mut stored_responses: StoredResponses =
+        places.filter_map(|place| tables.stored_responses.get(place).cloned()).collect();
+    let state = requests.iter().filter_map(|placing| tables.reservations.get(&placing.input.id));
     let state = state.map(|row| (row.id, row.clone())).collect();
-    let (writes, answers) = placing::decide(state, &mut kept, placings, now);
-    let added = kept.added().map(|(claim, acceptance)| (claim, acceptance.clone())).collect();
+    let (writes, answers) = placement::decide(state, &mut stored_responses, requests, now);
+    let added = stored_responses
+        .new_responses()
+        .map(|(key, stored_response)| (key, stored_response.clone()))
+        .collect();
     Writes::Place(writes, added, answers)
 }
 
@@ -210,12 +214,15 @@ pub struct Conflict;
 pub fn apply(tables: &mut Tables, writes: &Writes, clock: DateTime<Utc>) -> Result<(), Conflict> {
     match writes {
         Writes::Reservation(writes) => apply_reservation(tables, writes, clock),
-        Writes::Place(writes, kept, _) => {
-            if kept.iter().any(|(claim, _)| tables.kept.contains_key(claim.place())) {
+        Writes::Place(writes, stored_responses, _) => {
+            if stored_responses.iter().any(|(key, _)| tables.stored_responses.contains_key(key.scoped_key()))
+            {
                 return Err(Conflict);
             }
             apply_reservation(tables, writes, clock)?;
-            tables.kept.extend(kept.iter().map(|new| (new.0.place().clone(), new.clone())));
+            tables
+                .stored_responses
+                .extend(stored_responses.iter().map(|new| (new.0.scoped_key().clone(), new.clone())));
             Ok(())
         }
         Writes::Movie(writes) => apply_movie(tables, writes),

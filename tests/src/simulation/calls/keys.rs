@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::LOCATION;
-use reservation::placing::{Placed, Placing};
+use reservation::placement::{PlaceOutcome, PlaceRequest};
 use reservation::reservation as seat;
-use service_kit::events::Claim;
+use service_kit::messaging::IdempotencyKey;
 use shared_events::{Count, MovieId, Origin, ReservationId};
 
 use crate::simulation::calls::request;
@@ -39,12 +39,13 @@ impl Keys {
         choices.below(KEYS)
     }
 
-    pub fn placing(&mut self, key: Key, body: Body, id: ReservationId) -> Placing {
+    pub fn placing(&mut self, key: Key, body: Body, id: ReservationId) -> PlaceRequest {
         self.tried.entry(key).or_default().push(id);
         let request = request(body.0, body.1);
-        let claim = Claim::new("/reservations 7".to_owned(), &format!("k{key}"), &(None::<()>, &request));
+        let key =
+            IdempotencyKey::new("/reservations 7".to_owned(), &format!("k{key}"), &(None::<()>, &request));
         let command = seat::Command::Place(request);
-        Placing { input: seat::Input { id, command, origin: Origin::default() }, claim: Some(claim) }
+        PlaceRequest { input: seat::Input { id, command, origin: Origin::default() }, key: Some(key) }
     }
 
     /// # Errors
@@ -53,12 +54,12 @@ impl Keys {
         &mut self,
         key: Key,
         body: Body,
-        answer: &Placed,
+        answer: &PlaceOutcome,
         tally: &mut Tally,
     ) -> Result<(), Violation> {
         match answer {
             Ok(accepted) => {
-                let place = accepted.acceptance.header(&LOCATION).unwrap_or_default().to_owned();
+                let place = accepted.stored_response.header(&LOCATION).unwrap_or_default().to_owned();
                 let repeated = accepted.reservation.is_none();
                 tally.count(if repeated { "a key: answered again" } else { "a key: accepted" });
                 let now = (body, place);

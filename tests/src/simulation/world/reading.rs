@@ -1,7 +1,7 @@
 //! Partitions' owners, and who takes itself for one: batches of records, each in one transaction with the position.
 
-use service_kit::events::Delivery;
-use service_kit::events::record::Content;
+use service_kit::messaging::Delivery;
+use service_kit::messaging::record::Content;
 
 use super::{BATCH, Move, Transaction, World};
 use crate::simulation::bus::{DeadLetter, Entry, Foreign, PARTITIONS, topic};
