@@ -32,21 +32,21 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
 }
 
-/// How customers are reached.
+/// How e-mails are sent.
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "E-mail")]
 pub struct EmailConfig {
     /// The mail server: smtp://user:password@host:port, smtps:// for TLS, smtp://…?tls=required for STARTTLS, the user
-    /// only if it wants one; without it notifications are stored only
+    /// only if the server wants one; without this setting notifications are only stored
     #[arg(long, env = "SMTP_URL", hide_env_values = true, value_parser = SmtpUrlParser)]
     pub smtp_url: Option<SmtpUrl>,
 
-    /// Whom e-mails are from
+    /// The sender of e-mails
     #[arg(long, env = "SMTP_FROM", default_value = "theater <no-reply@localhost>")]
     pub smtp_from: Mailbox,
 
-    /// Attempts at an e-mail before it counts as failed. The first waits follow one another by 1, 2, 4 … seconds, up to
-    /// an hour: 16 attempts take some five hours
+    /// Attempts at an e-mail before it counts as failed. The waits between them are 1, 2, 4 … seconds, up to an hour: 16
+    /// attempts take some five hours
     #[arg(long, env = "SMTP_ATTEMPTS_MAX", default_value_t = 16,
           value_parser = clap::value_parser!(i32).range(1..=1000))]
     pub smtp_attempts_max: i32,
@@ -54,10 +54,10 @@ pub struct EmailConfig {
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum Command {
-    /// Puts e-mails that have failed back to be sent, with all their attempts before them, and says how many; a running
-    /// service sends them. It needs DATABASE_URL only
+    /// Returns failed e-mails to the queue with a fresh number of attempts, and prints how many; a running service sends
+    /// them. It needs only DATABASE_URL
     RetryFailed {
-        /// Only those of this reservation
+        /// Only the e-mails of this reservation
         #[arg(long, value_name = "ID", value_parser = reservation)]
         reservation: Option<ReservationId>,
     },
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn mail_servers_are_named_by_url() {
+    fn mail_servers_are_given_by_url() {
         for url in [
             "smtp://localhost",
             "smtp://localhost:2525",
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_is_named_and_no_password_shown() {
+    fn refusals_name_the_setting_and_show_no_password() {
         for (args, name) in [
             (["--smtp-url", "http://jane:secret@mail"], "--smtp-url"),
             (["--smtp-url", "smtp://jane:secret@"], "--smtp-url"),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_stand_beside_the_settings() {
+    fn commands_are_parsed() {
         assert!(parse(&[]).unwrap().command.is_none());
         let all = parse(&["retry-failed"]).unwrap().command.unwrap();
         assert!(matches!(all, Command::RetryFailed { reservation: None }));

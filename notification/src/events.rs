@@ -1,4 +1,4 @@
-//! Outcomes from the log, recorded a batch at a time.
+//! Records outcomes from the log, a batch at a time.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use crate::store;
 
 pub struct Handler {
     pub metrics: NotificationMetrics,
-    /// Who sends e-mails, if they are sent.
-    pub sender: Option<Arc<Notify>>,
+    /// Wakes the sender of e-mails; `None` without a mail server.
+    pub wake_sender: Option<Arc<Notify>>,
 }
 
 impl EventHandler for Handler {
@@ -27,19 +27,19 @@ impl EventHandler for Handler {
     ) -> Result<Self::Effects, Fault> {
         let inputs: Vec<Notification> = deliveries
             .iter()
-            .filter_map(|delivery| Notification::of(&delivery.event, Uuid::now_v7()))
+            .filter_map(|delivery| Notification::from_event(&delivery.event, Uuid::now_v7()))
             .collect();
         if inputs.is_empty() {
             return Ok(Vec::new());
         }
         let state = store::load(connection, &inputs).await?;
         let writes = fold(state, inputs);
-        Ok(store::save(connection, &writes, self.sender.is_some()).await?)
+        Ok(store::save(connection, &writes, self.wake_sender.is_some()).await?)
     }
 
     fn committed(&self, recorded: Self::Effects) {
         self.metrics.count(&recorded);
-        if let Some(sender) = &self.sender
+        if let Some(sender) = &self.wake_sender
             && !recorded.is_empty()
         {
             sender.notify_one();

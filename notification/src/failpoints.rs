@@ -1,16 +1,16 @@
-//! What a crash may come right before or right after, beside the runtime's own acts.
+//! The service's own failpoints, beside those of service-kit.
 
 service_kit::failpoints! {
-    /// Notifications are written, with the e-mails that are to follow from them.
+    /// Inserts notifications, and the e-mails that follow from them.
     RECORD = "notification.record";
-    /// E-mails are claimed.
+    /// Claims e-mails.
     CLAIM = "email.claim";
-    /// That is committed.
+    /// Commits the claim.
     COMMIT_CLAIM = "email.commit-claim";
-    /// An e-mail is handed to the mail server.
+    /// Hands an e-mail to the mail server.
     SEND = "email.send";
-    /// What came of it is written.
+    /// Records the outcome of an attempt.
     CONCLUDE = "email.conclude";
-    /// That is committed.
+    /// Commits that record.
     COMMIT_CONCLUSION = "email.commit-conclusion";
 }

@@ -1,4 +1,4 @@
-//! What customers were told, newest first.
+//! Lists notifications, newest first.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
@@ -19,7 +19,7 @@ use crate::store::{self, Filter, Recorded};
 const COLLECTION: &str = "notification";
 const USER_ID_MAX: usize = 200;
 
-/// What the service says of itself.
+/// The service's part of the API's description.
 #[derive(OpenApi)]
 #[openapi(
     paths(list),
@@ -129,18 +129,18 @@ impl<'a> From<&'a Recorded> for NotificationView<'a> {
 )]
 async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let parameters = pagination::query(&request, &["userId", "reserveId", "cursor", "limit"])?;
-    let mut bounds = Validator::new();
-    let reservation_id = parameters.get("reserveId").map(|id| bounds.id("/reserveId", id)).transpose()?;
+    let mut validator = Validator::new();
+    let reservation_id = parameters.get("reserveId").map(|id| validator.id("/reserveId", id)).transpose()?;
     let user_id = pagination::text(&parameters, "userId", USER_ID_MAX)?;
-    let of = reservation_id.map(|id| id.to_string());
-    let query = PageQuery::parse(&parameters, COLLECTION, &[user_id, of.as_deref()])?;
+    let reservation = reservation_id.map(|id| id.to_string());
+    let query = PageQuery::parse(&parameters, COLLECTION, &[user_id, reservation.as_deref()])?;
     let filter =
         Filter { user_id: user_id.map(str::to_owned), reservation_id: reservation_id.map(ReservationId) };
 
-    let mut reading = ReadConnection::begin(&api.pool).await.map_err(Fault::from)?;
+    let mut connection = ReadConnection::begin(&api.pool).await.map_err(Fault::from)?;
     let recorded =
-        store::list(&mut reading, &filter, query.after, query.limit + 1).await.map_err(Fault::from)?;
-    reading.end();
+        store::list(&mut connection, &filter, query.after, query.limit + 1).await.map_err(Fault::from)?;
+    connection.end();
     let rows = recorded.iter().map(|(seq, recorded)| (*seq, NotificationView::from(recorded))).collect();
     Ok(pagination::page(&request, rows, &query))
 }
@@ -152,7 +152,7 @@ mod tests {
 
     use super::*;
 
-    /// What is refused never reaches the database, so there need be none.
+    /// Refused calls never reach the database, so none is needed.
     async fn refused(uri: &str) -> (StatusCode, String) {
         let pool = PgPool::connect_lazy("postgres://localhost:1/nowhere").unwrap();
         let app = test::init_service(App::new().configure(routes(Api { pool }))).await;

@@ -1,14 +1,14 @@
-//! Tells the customer: one notification per reservation and outcome, and an e-mail if there is an address.
+//! Notifies customers: one notification per reservation and outcome, and an e-mail if there is an address.
 //!
 //! # Layout
 //!
-//! - [`notification`]: what is told, and that it is told once: pure.
-//! - [`store`]: the rows behind it.
-//! - [`events`]: outcomes from the log.
-//! - [`sender`]: e-mails that are due; [`email`]: what one says; [`mailer`]: the way to the mail server.
-//! - [`http`]: what was told, newest first.
-//! - [`config`]: the settings, and the operator's command; [`metrics`]: what is counted.
-//! - [`failpoints`]: where the tests let the process die.
+//! - [`notification`]: a notification, and the pure decision that each outcome is notified once.
+//! - [`store`]: SQL.
+//! - [`events`]: records outcomes from the log.
+//! - [`sender`]: sends e-mails that are due; [`email`]: composes one; [`mailer`]: speaks SMTP.
+//! - [`http`]: lists notifications, newest first.
+//! - [`config`]: the settings, and the operator's command; [`metrics`].
+//! - [`failpoints`]: the points at which tests kill the process.
 
 pub mod config;
 pub mod email;
@@ -60,10 +60,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 impl Command {
-    /// Does it, and answers what is to be said of it.
+    /// Executes the command, and returns the message for the operator.
     ///
     /// # Errors
-    /// A database that can't be reached, or that no service has migrated yet.
+    /// If the database can't be reached, or no service has migrated it yet.
     pub async fn execute(self, config: &Config) -> anyhow::Result<String> {
         let url = &config.events.database_url;
         let mut connection =
@@ -87,17 +87,17 @@ pub struct Application {
 }
 
 impl Application {
-    /// Binds the address, connects to the database and migrates it. Kafka and the mail server may be away.
+    /// Binds the address, connects to the database and migrates it. Kafka and the mail server may be unavailable.
     ///
     /// # Errors
-    /// An address in use; a database that can't be reached or migrated.
+    /// If the address is in use, or the database can't be reached or migrated.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let listener = service_kit::http::bind(config.bind_address)?;
         let options = ServiceOptions {
             consumer: Consumer::Notification,
             migrations: Migrator::with_migrations(MIGRATIONS.iter().cloned().collect()),
             publishes: false,
-            // A row is a promise: the e-mail follows from it.
+            // Commits stay synchronous: an e-mail follows from each row.
             session: &[],
         };
         let context = ServiceContext::build(&config.events, options).await?;
@@ -121,18 +121,18 @@ impl Application {
     /// Runs until told to stop, and drains.
     ///
     /// # Errors
-    /// A fatal fault.
+    /// If a task fails.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self { context, listener, metrics, sender } = self;
         let api = http::Api { pool: context.pool.clone() };
-        let wake = sender.as_ref().map(|sender| Arc::clone(&sender.wake));
-        let handler = events::Handler { metrics, sender: wake };
+        let wake_sender = sender.as_ref().map(|sender| Arc::clone(&sender.wake));
+        let handler = events::Handler { metrics, wake_sender };
         let mut tasks = context.spawn_server(listener, http::routes(api));
         if let Some(sender) = sender {
             let (pool, metrics) = (sender.pool.clone(), sender.metrics.clone());
             tasks = tasks
                 .spawn("e-mails", |stop| sender.run(stop))
-                .spawn("e-mail backlog", |stop| sender::watch(pool, metrics, stop));
+                .spawn("e-mail backlog", |stop| sender::report_backlog(pool, metrics, stop));
         }
         context.spawn_consumer(tasks, handler).run(shutdown).await
     }

@@ -1,4 +1,7 @@
-//! The way to the mail server: one e-mail, one attempt, one verdict.
+//! Sends one e-mail to the mail server: one attempt, one verdict.
+//!
+//! lettre's `AsyncSmtpTransport` is not used: it doesn't say at which command an attempt failed, and it waits without limit
+//! for the answer to QUIT.
 
 pub mod server;
 
@@ -18,23 +21,24 @@ use crate::failpoints;
 use crate::notification::Notification;
 use server::SmtpUrl;
 
-/// From connecting to the mail server's answer to the whole e-mail. It may look into it for long (RFC 5321, 4.5.3.2.6).
+/// From connecting to the mail server's answer to the whole e-mail, which the server may inspect for long (RFC 5321,
+/// 4.5.3.2.6).
 pub const SEND_LIMIT: Duration = Duration::from_secs(30);
 
-/// For a connection to one of its addresses: the next one is to have its turn.
+/// For connecting to one of the server's addresses. Then the next address is tried.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long a mail server is waited for that doesn't say goodbye. By then it has the e-mail, or has refused it.
+/// How long to wait for the answer to QUIT. The server has accepted or refused the e-mail by then.
 pub const QUIT_LIMIT: Duration = Duration::from_secs(1);
 
-/// What came of an attempt.
+/// The result of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Sent,
-    /// It may go well another time.
-    Later(String),
-    /// It never will: the address, or what the mail server says to it.
-    Never(String),
+    /// Another attempt may succeed.
+    Transient(String),
+    /// No attempt can succeed: the address or the content is refused.
+    Permanent(String),
 }
 
 #[derive(Clone)]
@@ -48,12 +52,12 @@ impl Mailer {
         Self { server, from }
     }
 
-    /// Sends one e-mail on a connection of its own, within [`SEND_LIMIT`]: one that is cut off in the middle is
-    /// never given to the next. It is sent once the server has taken it, whatever becomes of the connection then.
+    /// Sends one e-mail on a connection of its own, within [`SEND_LIMIT`]: a connection that was cut off in the middle is
+    /// never reused. The e-mail counts as sent once the server has accepted it, whatever happens to the connection then.
     pub async fn send(&self, notification: &Notification) -> Verdict {
         let message = match email::compose(notification, &self.from) {
             Ok(message) => message,
-            Err(reason) => return Verdict::Never(reason),
+            Err(reason) => return Verdict::Permanent(reason),
         };
         let attempt = async {
             let mut connection = self.server.connect(CONNECT_LIMIT).await?;
@@ -62,21 +66,20 @@ impl Mailer {
         };
         match tokio::time::timeout(SEND_LIMIT, attempt).await {
             Ok(Ok((connection, delivered))) => {
-                say_goodbye(connection).await;
+                quit(connection).await;
                 delivered.map_or_else(|error| verdict(&error), |()| Verdict::Sent)
             }
             Ok(Err(error)) => verdict(&error),
-            Err(_) => Verdict::Later(format!("the mail server was not done within {SEND_LIMIT:?}")),
+            Err(_) => Verdict::Transient(format!("the mail server was not done within {SEND_LIMIT:?}")),
         }
     }
 }
 
-/// Gives the server an e-mail. The library's own `send` says goodbye after a refusal, and waits for the answer to that
-/// for as long as it takes.
+/// Transfers an e-mail. The library's own `send` sends QUIT after a refusal and waits for its answer without limit.
 async fn deliver(connection: &mut AsyncSmtpConnection, message: &Message) -> Result<(), Error> {
     let envelope = message.envelope();
     let content = message.formatted();
-    // A server that doesn't offer what is asked for here refuses it.
+    // A server without these extensions refuses the command.
     let mut parameters = Vec::new();
     if envelope.to().iter().chain(envelope.from()).any(|address| !address.to_string().is_ascii()) {
         parameters.push(MailParameter::SmtpUtfEight);
@@ -93,8 +96,8 @@ async fn deliver(connection: &mut AsyncSmtpConnection, message: &Message) -> Res
     Ok(())
 }
 
-/// What the server has said by now stands, whatever it says to that.
-async fn say_goodbye(mut connection: AsyncSmtpConnection) {
+/// Ends the session. The server's verdict on the e-mail stands, whatever it answers to QUIT.
+async fn quit(mut connection: AsyncSmtpConnection) {
     match tokio::time::timeout(QUIT_LIMIT, connection.quit()).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => debug!(%error, "the mail server takes no goodbye"),
@@ -105,14 +108,14 @@ async fn say_goodbye(mut connection: AsyncSmtpConnection) {
 fn verdict(error: &Error) -> Verdict {
     let reason = error.to_string();
     match error.status() {
-        Some(code) if error.is_permanent() && !is_ours(code.into()) => Verdict::Never(reason),
-        _ => Verdict::Later(reason),
+        Some(code) if error.is_permanent() && !is_about_client(code.into()) => Verdict::Permanent(reason),
+        _ => Verdict::Transient(reason),
     }
 }
 
-/// Permanent refusals that are about us, not about this e-mail: authentication (RFC 4954), a server that takes no mail
-/// at all (RFC 7504). They pass once someone has set that right.
-fn is_ours(code: u16) -> bool {
+/// Permanent refusals of this client, not of the e-mail: authentication (RFC 4954), a server that accepts no mail at all
+/// (RFC 7504). Another attempt succeeds once an operator has corrected the settings.
+fn is_about_client(code: u16) -> bool {
     matches!(code, 521 | 530 | 534 | 535 | 538)
 }
 
@@ -125,9 +128,9 @@ mod tests {
     use crate::email::tests::notification;
     use crate::notification::Outcome;
 
-    /// Who speaks first doesn't speak TLS: the attempt fails, and nothing panics for want of a TLS provider.
+    /// A server that speaks first doesn't speak TLS: the attempt fails, and a missing TLS provider causes no panic.
     #[tokio::test]
-    async fn a_server_without_tls_is_never_written_to_in_the_clear() {
+    async fn without_tls_nothing_is_sent_in_the_clear() {
         for url in ["smtps://jane:secret@{}", "smtp://jane:secret@{}?tls=required"] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url = url.replace("{}", &listener.local_addr().unwrap().to_string());
@@ -142,32 +145,35 @@ mod tests {
             let mailer = Mailer::new(url.parse().unwrap(), "no-reply@localhost".parse().unwrap());
             let notification = notification(Outcome::Confirmed, None, "m");
             let (verdict, said) = tokio::join!(mailer.send(&notification), server);
-            assert!(matches!(verdict, Verdict::Later(_)), "{url}: {verdict:?}");
+            assert!(matches!(verdict, Verdict::Transient(_)), "{url}: {verdict:?}");
             let said = String::from_utf8_lossy(&said);
             assert!(!said.contains("MAIL") && !said.contains("AUTH"), "{url}: {said}");
         }
     }
 
-    /// What it said to the e-mail stands: sent again, it would tell the customer twice; refused, it is refused.
+    /// The verdict on the e-mail stands without an answer to QUIT: a retry would notify the customer twice.
     #[tokio::test]
-    async fn a_server_that_says_no_goodbye_has_said_enough() {
-        let (verdict, last) = of_a_server_that_answers(&["220", "250", "250", "250", "354", "250"]).await;
+    async fn an_unanswered_quit_does_not_change_the_verdict() {
+        let (verdict, last) = send_to_server_answering(&["220", "250", "250", "250", "354", "250"]).await;
         assert_eq!((verdict, last.as_str()), (Verdict::Sent, "."));
-        let (verdict, last) = of_a_server_that_answers(&["220", "250", "250", "550"]).await;
-        assert!(matches!(verdict, Verdict::Never(_)) && last.starts_with("RCPT"), "{verdict:?} to {last}");
-        let (verdict, last) = of_a_server_that_answers(&["220", "250", "250", "250", "354", "451"]).await;
-        assert!(matches!(verdict, Verdict::Later(_)) && last == ".", "{verdict:?} to {last}");
+        let (verdict, last) = send_to_server_answering(&["220", "250", "250", "550"]).await;
+        assert!(
+            matches!(verdict, Verdict::Permanent(_)) && last.starts_with("RCPT"),
+            "{verdict:?} to {last}"
+        );
+        let (verdict, last) = send_to_server_answering(&["220", "250", "250", "250", "354", "451"]).await;
+        assert!(matches!(verdict, Verdict::Transient(_)) && last == ".", "{verdict:?} to {last}");
     }
 
-    /// What comes of an e-mail, and what the last answer was to. After its answers the server is silent.
-    async fn of_a_server_that_answers(answers: &[&str]) -> (Verdict, String) {
+    /// The verdict on an e-mail, and the command that the last answer was for. After its answers the server is silent.
+    async fn send_to_server_answering(answers: &[&str]) -> (Verdict, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("smtp://{}", listener.local_addr().unwrap());
         let server = async {
             let (connection, _) = listener.accept().await.unwrap();
             let mut connection = BufReader::new(connection);
             let mut line = String::new();
-            // The greeting answers nothing; a dot alone ends the e-mail.
+            // The greeting is sent unasked; a dot alone ends the e-mail.
             for (heard, answer) in ["", "EHLO", "MAIL", "RCPT", "DATA", ".\r\n"].into_iter().zip(answers) {
                 while !line.starts_with(heard) {
                     line.clear();
@@ -186,12 +192,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_cannot_be_used_never_reaches_the_server() {
+    async fn an_unusable_address_never_reaches_the_server() {
         let mailer =
             Mailer::new("smtp://127.0.0.1:1".parse().unwrap(), "no-reply@localhost".parse().unwrap());
-        let mut lost = notification(Outcome::Confirmed, None, "m");
-        assert!(matches!(mailer.send(&lost).await, Verdict::Later(_)));
-        lost.email = Some("jane@".into());
-        assert!(matches!(mailer.send(&lost).await, Verdict::Never(_)));
+        let mut unusable = notification(Outcome::Confirmed, None, "m");
+        assert!(matches!(mailer.send(&unusable).await, Verdict::Transient(_)));
+        unusable.email = Some("jane@".into());
+        assert!(matches!(mailer.send(&unusable).await, Verdict::Permanent(_)));
     }
 }

@@ -1,4 +1,4 @@
-//! The notification service as a process of its own.
+//! The notification service as a process.
 
 use std::process::ExitCode;
 

@@ -1,11 +1,11 @@
-//! What customers were told, and what became of the e-mails.
+//! Metrics of notifications and e-mails.
 
 use prometheus::{Gauge, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use crate::notification::Status;
 use crate::store::email::{Backlog, Outcome};
 
-/// What customers were told.
+/// Counts notifications.
 #[derive(Clone)]
 pub struct NotificationMetrics {
     notifications: IntCounterVec,
@@ -13,14 +13,14 @@ pub struct NotificationMetrics {
 
 impl NotificationMetrics {
     /// # Errors
-    /// A name that is taken.
+    /// If a metric's name is taken.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
         let notifications = IntCounterVec::new(
             Opts::new("notifications_total", "Notifications recorded, by the outcome that they tell"),
             &["outcome"],
         )?;
         for status in Status::ALL {
-            // A rate needs a zero to begin with.
+            // A counter starts at 0: without it Prometheus misses the first increase.
             notifications.with_label_values(&[status.as_str()]);
         }
         registry.register(Box::new(notifications.clone()))?;
@@ -35,7 +35,7 @@ impl NotificationMetrics {
     }
 }
 
-/// What became of the e-mails.
+/// Counts attempts at e-mails, and those that are not sent.
 #[derive(Clone)]
 pub struct EmailMetrics {
     attempts: IntCounterVec,
@@ -45,7 +45,7 @@ pub struct EmailMetrics {
 
 impl EmailMetrics {
     /// # Errors
-    /// A name that is taken.
+    /// If a metric's name is taken.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
         let metrics = Self {
             attempts: IntCounterVec::new(
@@ -73,13 +73,13 @@ impl EmailMetrics {
     pub fn count(&self, outcome: &Outcome) {
         let outcome = match outcome {
             Outcome::Sent => "sent",
-            Outcome::Again { .. } => "again",
+            Outcome::Retry { .. } => "again",
             Outcome::Failed { .. } => "failed",
         };
         self.attempts.with_label_values(&[outcome]).inc();
     }
 
-    pub fn show(&self, backlog: &Backlog) {
+    pub fn set_backlog(&self, backlog: &Backlog) {
         self.backlog.with_label_values(&["pending"]).set(backlog.pending);
         self.backlog.with_label_values(&["failed"]).set(backlog.failed);
         self.oldest_pending_seconds.set(backlog.oldest_pending_secs);

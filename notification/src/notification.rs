@@ -1,5 +1,5 @@
-//! What a customer is told, and that each outcome is told once. Pure: ids come in, the moment is the
-//! database's.
+//! A notification, and the decision that each outcome of a reservation is notified once. Pure: ids are passed in, and the
+//! database's clock sets the time.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -8,7 +8,7 @@ use shared_events::{
 };
 use uuid::Uuid;
 
-/// The status that a reservation came to.
+/// The status that an outcome leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Status {
     Confirmed,
@@ -18,7 +18,7 @@ pub enum Status {
 impl Status {
     pub const ALL: [Self; 2] = [Self::Confirmed, Self::Cancelled];
 
-    /// As it stands in answers and in the table.
+    /// As it is written in answers and in the table.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Confirmed => "CONFIRMED",
@@ -53,7 +53,7 @@ impl Outcome {
     }
 }
 
-/// What makes a notification the same one when its event comes again.
+/// Identifies a notification, so that a repeated event is recognised.
 pub type Key = (ReservationId, Status);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -71,14 +71,14 @@ pub struct Notification {
 }
 
 impl Notification {
-    /// What an event gives to tell, under an id that is used if it is news. `None`: nothing.
-    pub fn of(event: &Event, id: Uuid) -> Option<Self> {
+    /// The notification of an event's outcome, under an id that is used if it is new. `None` if the event is no outcome.
+    pub fn from_event(event: &Event, id: Uuid) -> Option<Self> {
         match event {
             Event::ReservationConfirmed(event) => Some(Self::confirmed(event, id)),
             Event::ReservationCancelled(event) => Some(Self::cancelled(event, id)),
-            // Nothing is decided yet.
+            // Undecided.
             Event::ReservationPlaced(_) => None,
-            // The movie's facts, should someone put them here: the customer hears from the reservation.
+            // Events of the movie service, which belong to another topic.
             Event::MoviePublished(_)
             | Event::MovieUpdated(_)
             | Event::TicketsAdded(_)
@@ -140,22 +140,22 @@ impl Notification {
     }
 }
 
-/// Which of the notifications that the inputs name were made before.
+/// The notifications of the inputs' reservations that exist already.
 pub type State = HashSet<Key>;
 
-/// What is to be written: plain data, in the order of the log.
+/// The rows to insert, in the order of the log.
 #[derive(Clone, Debug, Default)]
 pub struct Writes {
     pub new: Vec<Notification>,
-    /// Reservations whose confirmation is new and comes after their cancellation: recorded, but no news any more.
-    pub overtaken: BTreeSet<ReservationId>,
+    /// Reservations whose confirmation is read after their cancellation: it is recorded, but not sent.
+    pub superseded: BTreeSet<ReservationId>,
 }
 
 impl Writes {
-    /// What is to be sent to who left an address.
-    pub fn news(&self) -> impl Iterator<Item = &Notification> {
+    /// The notifications that are e-mailed, if there is an address.
+    pub fn to_send(&self) -> impl Iterator<Item = &Notification> {
         self.new.iter().filter(|new| {
-            new.outcome.status() != Status::Confirmed || !self.overtaken.contains(&new.reservation_id)
+            new.outcome.status() != Status::Confirmed || !self.superseded.contains(&new.reservation_id)
         })
     }
 }
@@ -164,17 +164,17 @@ impl Writes {
 pub fn fold(mut state: State, inputs: Vec<Notification>) -> Writes {
     let mut writes = Writes::default();
     for input in inputs {
-        let told_before = !state.insert(input.key());
-        match (told_before, input.outcome) {
+        let is_repeat = !state.insert(input.key());
+        match (is_repeat, input.outcome) {
             (false, outcome @ (Outcome::Confirmed | Outcome::Cancelled(_))) => {
-                // Whose cancellation was recorded before must not be told that it is confirmed.
+                // A customer who was told of the cancellation must not be told afterwards that it is confirmed.
                 if outcome == Outcome::Confirmed && state.contains(&(input.reservation_id, Status::Cancelled))
                 {
-                    writes.overtaken.insert(input.reservation_id);
+                    writes.superseded.insert(input.reservation_id);
                 }
                 writes.new.push(input);
             }
-            // The event again, before or after the other outcome: what was told stays told.
+            // A repeated event, before or after the other outcome: the customer was notified already.
             (true, Outcome::Confirmed | Outcome::Cancelled(_)) => {}
         }
     }

@@ -1,8 +1,8 @@
-//! Sends e-mails: takes what is due, tries it, writes down what came of it. No transaction is open while the mail
-//! server is spoken to, and the log is read on meanwhile.
+//! Sends e-mails: claims those that are due, tries each, records the outcome. No transaction is open while the mail server
+//! is spoken to, and the consumer reads on meanwhile.
 //!
-//! An e-mail is claimed for the length of a lease, so that replicas share the work and none sends another's. Who dies
-//! between sending and writing that down leaves it to be sent once more, under the same Message-ID.
+//! A claim is a lease, so replicas share the work and no two send the same e-mail. If a process dies after sending and
+//! before recording, the e-mail is sent again when its lease expires, under the same Message-ID.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,16 +24,16 @@ use crate::mailer::{Mailer, QUIT_LIMIT, SEND_LIMIT, Verdict};
 use crate::metrics::EmailMetrics;
 use crate::store::email::{self, Claimed, Outcome};
 
-/// E-mails on their way to the mail server at once, by one process.
-const AT_ONCE: i64 = 8;
+/// E-mails that one process sends at the same time.
+const CONCURRENCY: i64 = 8;
 
-/// How often it looks for what has come due; for what it recorded itself it is woken.
+/// How often it looks for e-mails that are due. It is woken for those that this process recorded.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// How long a database that is away is waited for, to write down what has been sent already.
+/// How long recording an outcome is retried while the database is unavailable.
 const RECORD_LIMIT: Duration = Duration::from_secs(4);
 
-/// How long an attempt may take until another process makes the next.
+/// After this time another process may claim the e-mail.
 const LEASE: Duration = Duration::from_secs(60);
 
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60 * 60);
 /// How often the backlog is counted.
 const COUNT_PERIOD: Duration = Duration::from_secs(5);
 
-// Besides, a transaction may take 8 s, and clocks run unevenly.
+// The claim's and the record's transactions may take 8 s each, and clocks differ.
 const _: () =
     assert!(LEASE.as_secs() > SEND_LIMIT.as_secs() + QUIT_LIMIT.as_secs() + RECORD_LIMIT.as_secs() + 2 * 8);
 
@@ -55,7 +55,7 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Sends until told to stop; what is on its way then is finished first, if the mail server is quick enough.
+    /// Sends until told to stop. E-mails that are being sent then are finished first, if the mail server is quick enough.
     ///
     /// # Errors
     /// A fatal fault.
@@ -64,15 +64,15 @@ impl Sender {
         worker.run(stop, || self.step()).await
     }
 
-    /// Tries a batch of what is due.
+    /// Tries a batch of e-mails that are due.
     ///
     /// # Errors
-    /// The database's, before anything was sent.
+    /// If the database fails.
     pub async fn step(&self) -> Result<Step, Fault> {
         let claimed = database::bounded(async {
             let mut transaction = Transaction::begin(&self.pool).await?;
             let claimed =
-                failpoint(failpoints::CLAIM, email::claim(&mut transaction, AT_ONCE, LEASE)).await?;
+                failpoint(failpoints::CLAIM, email::claim(&mut transaction, CONCURRENCY, LEASE)).await?;
             failpoint(failpoints::COMMIT_CLAIM, transaction.commit()).await?;
             Ok(claimed)
         })
@@ -87,7 +87,7 @@ impl Sender {
 
     async fn attempt(&self, claimed: Claimed) -> Result<(), Fault> {
         let verdict = if claimed.attempts > self.attempts_max {
-            Verdict::Never("the last attempt was never finished".to_owned())
+            Verdict::Permanent("the last attempt was never finished".to_owned())
         } else {
             self.mailer.send(&claimed.notification).await
         };
@@ -96,19 +96,19 @@ impl Sender {
         let (id, attempts) = (claimed.notification.id, claimed.attempts);
         match &outcome {
             Outcome::Sent => debug!(notification.id = %id, attempts, "an e-mail is sent"),
-            Outcome::Again { after, reason } => {
+            Outcome::Retry { after, reason } => {
                 info!(notification.id = %id, attempts, ?after, reason, "an e-mail is to be sent again");
             }
             Outcome::Failed { reason } => {
                 warn!(notification.id = %id, attempts, reason, "an e-mail has failed");
             }
         }
-        let patiently = ExponentialBuilder::default()
+        let backoff = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(100))
             .with_total_delay(Some(RECORD_LIMIT))
             .without_max_times();
         let recorded = (|| self.record(&claimed, &outcome))
-            .retry(patiently)
+            .retry(backoff)
             .when(|fault| matches!(fault, Fault::Transient(_) | Fault::Timeout(_)))
             .await?;
         if !recorded {
@@ -129,11 +129,15 @@ impl Sender {
     }
 }
 
-/// Counts what is not sent, until told to stop.
+/// Counts the e-mails that are not sent, until told to stop.
 ///
 /// # Errors
-/// None: what can't be counted now is counted later.
-pub async fn watch(pool: PgPool, metrics: EmailMetrics, stop: CancellationToken) -> anyhow::Result<()> {
+/// None: a count that fails is repeated after the period.
+pub async fn report_backlog(
+    pool: PgPool,
+    metrics: EmailMetrics,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let mut tick = interval(COUNT_PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -148,24 +152,25 @@ pub async fn watch(pool: PgPool, metrics: EmailMetrics, stop: CancellationToken)
             Ok(backlog)
         });
         match counted.await {
-            Ok(backlog) => metrics.show(&backlog),
+            Ok(backlog) => metrics.set_backlog(&backlog),
             Err(fault) => debug!(%fault, "e-mails can't be counted now"),
         }
     }
 }
 
-/// What an attempt comes to.
+/// The outcome of an attempt with this verdict.
 fn outcome(verdict: Verdict, attempts: i32, attempts_max: i32, random: Uuid) -> Outcome {
     match verdict {
         Verdict::Sent => Outcome::Sent,
-        Verdict::Never(reason) => Outcome::Failed { reason },
-        Verdict::Later(reason) if attempts >= attempts_max => Outcome::Failed { reason },
-        Verdict::Later(reason) => Outcome::Again { after: backoff(attempts, random), reason },
+        Verdict::Permanent(reason) => Outcome::Failed { reason },
+        Verdict::Transient(reason) if attempts >= attempts_max => Outcome::Failed { reason },
+        Verdict::Transient(reason) => Outcome::Retry { after: backoff(attempts, random), reason },
     }
 }
 
-/// 1 s after the first attempt, twice as long after each further one, an hour at most; of that a random part between
-/// the half and the whole, so that what failed together doesn't come back together.
+/// 1 s after the first attempt, twice as long after each further one, an hour at most. The wait is a random share of that,
+/// between half and all of it, so that e-mails that failed together aren't retried together. Not by backon: the number of
+/// attempts is a column, and the random share comes in so that tests can set it.
 fn backoff(attempts: i32, random: Uuid) -> Duration {
     let doublings = u32::try_from(attempts.clamp(1, 13) - 1).unwrap_or(0);
     let whole = (BACKOFF_MIN * (1 << doublings)).min(BACKOFF_MAX);
@@ -190,18 +195,18 @@ mod tests {
 
     #[test]
     fn the_last_attempt_fails() {
-        let later = || Verdict::Later("away".into());
-        let again = outcome(later(), 1, 2, Uuid::max());
-        assert_eq!(again, Outcome::Again { after: BACKOFF_MIN, reason: "away".into() });
+        let transient = || Verdict::Transient("away".into());
+        let again = outcome(transient(), 1, 2, Uuid::max());
+        assert_eq!(again, Outcome::Retry { after: BACKOFF_MIN, reason: "away".into() });
         for attempts in [2, 3] {
             assert_eq!(
-                outcome(later(), attempts, 2, Uuid::max()),
+                outcome(transient(), attempts, 2, Uuid::max()),
                 Outcome::Failed { reason: "away".into() },
                 "{attempts}"
             );
         }
-        let never = Verdict::Never("refused".into());
-        assert_eq!(outcome(never, 1, 2, Uuid::max()), Outcome::Failed { reason: "refused".into() });
+        let permanent = Verdict::Permanent("refused".into());
+        assert_eq!(outcome(permanent, 1, 2, Uuid::max()), Outcome::Failed { reason: "refused".into() });
         assert_eq!(outcome(Verdict::Sent, 2, 2, Uuid::max()), Outcome::Sent);
     }
 }

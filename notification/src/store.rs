@@ -1,4 +1,4 @@
-//! The notification service's rows. Notifications are only ever inserted; [`email`] is what is sent of them.
+//! SQL of the notification service. Notifications are only inserted, never updated; [`email`] has the e-mails' queue.
 
 use std::collections::HashMap;
 
@@ -13,8 +13,7 @@ pub mod email;
 use crate::failpoints;
 use crate::notification::{Key, Notification, Outcome, State, Status, Writes};
 
-/// Named one by one: a column that a newer replica's migration adds must not change what a prepared
-/// statement of ours returns.
+/// Lists the columns: `select *` would change under a prepared statement when a newer replica adds one.
 macro_rules! select_notification {
     ($rest:literal) => {
         concat!(
@@ -26,11 +25,11 @@ macro_rules! select_notification {
     };
 }
 
-/// Loads which outcomes of the reservations that the inputs name were told. Nothing to lock: what is
-/// there never changes, and what is not is guarded by its unique key.
+/// Loads the outcomes of the inputs' reservations that were notified already. It locks nothing: rows never change, and the
+/// unique key guards those that are missing.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn load(connection: &mut PgConnection, inputs: &[Notification]) -> Result<State, sqlx::Error> {
     let mut reservations: Vec<Uuid> = inputs.iter().map(|input| input.reservation_id.0).collect();
     reservations.sort_unstable();
@@ -47,11 +46,11 @@ fn key(row: &PgRow) -> Result<Key, sqlx::Error> {
     Ok((ReservationId(row.try_get("reservation_id")?), status(row.try_get("outcome")?)?))
 }
 
-/// Writes what was decided, and tells what of it is new: another owner of the partition may have been
-/// here since `load`. With `emails`, what of it is news and has an address is to be sent there.
+/// Inserts the notifications, and with `emails` the e-mails of those to send that have an address. Returns the outcomes
+/// that are new: another owner of the partition may have inserted some since `load`.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn save(
     connection: &mut PgConnection,
     writes: &Writes,
@@ -61,7 +60,7 @@ pub async fn save(
     if new.is_empty() {
         return Ok(Vec::new());
     }
-    let to_send: Vec<Uuid> = if emails { writes.news().map(|new| new.id).collect() } else { Vec::new() };
+    let to_send: Vec<Uuid> = if emails { writes.to_send().map(|new| new.id).collect() } else { Vec::new() };
     // Numbered in the order of the log, inserted in the order of the key.
     let recorded = sqlx::query(
         "with recorded as (
@@ -104,28 +103,28 @@ pub async fn save(
 pub struct Recorded {
     pub notification: Notification,
     pub sent_at: Timestamp,
-    /// `PENDING`, `SENT` or `FAILED`; none if none is to be sent.
+    /// `PENDING`, `SENT` or `FAILED`; `None` without an e-mail.
     pub email_state: Option<String>,
 }
 
-/// What a list is narrowed to.
+/// Which notifications to list.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     pub user_id: Option<String>,
     pub reservation_id: Option<ReservationId>,
 }
 
-/// The newest notifications below `before`, with their place in the order.
+/// The newest notifications whose `seq` is below `before`, each with its `seq`.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn list(
     connection: &mut PgConnection,
     filter: &Filter,
     before: Option<i64>,
     limit: i64,
 ) -> Result<Vec<(i64, Recorded)>, sqlx::Error> {
-    // A statement for each index.
+    // One statement per index.
     let query = match (filter.reservation_id, &filter.user_id) {
         (Some(reservation_id), user_id) => sqlx::query(select_notification!(
             "where reservation_id = $1 and ($2::text is null or user_id = $2) and seq < $3

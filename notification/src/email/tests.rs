@@ -29,7 +29,7 @@ fn formatted(notification: &Notification) -> String {
 }
 
 #[test]
-fn an_outcome_is_told_in_text_and_html() {
+fn an_outcome_is_composed_in_text_and_html() {
     let confirmed = notification(
         Outcome::Confirmed,
         Some("LALALand"),
@@ -54,7 +54,7 @@ fn an_outcome_is_told_in_text_and_html() {
 }
 
 #[test]
-fn a_movie_that_is_unknown_is_left_out() {
+fn an_unknown_movie_is_left_out() {
     let cancelled =
         notification(Outcome::Cancelled(CancelReason::MovieNotFound), None, "Jane, there is no such movie.");
     let mail = formatted(&cancelled);
@@ -76,7 +76,7 @@ fn values_are_neither_headers_nor_markup() {
 }
 
 #[test]
-fn a_name_without_end_is_cut_in_the_subject() {
+fn a_long_name_is_cut_in_the_subject() {
     let name = "x".repeat(100_000);
     let mail = compose(&notification(Outcome::Confirmed, Some(&name), "m"), &from()).unwrap();
     let subject = mail.headers().get_raw("Subject").unwrap();
@@ -84,12 +84,12 @@ fn a_name_without_end_is_cut_in_the_subject() {
 }
 
 #[test]
-fn addresses_that_cannot_be_used_are_a_reason() {
-    let mut lost = notification(Outcome::Confirmed, None, "m");
+fn unusable_addresses_are_refused() {
+    let mut unusable = notification(Outcome::Confirmed, None, "m");
     for address in ["jane@", "a@b@c", "jane@example..org", "a b@c", ""] {
-        lost.email = Some(address.to_owned());
-        assert!(compose(&lost, &from()).unwrap_err().contains("address"), "{address}");
+        unusable.email = Some(address.to_owned());
+        assert!(compose(&unusable, &from()).unwrap_err().contains("address"), "{address}");
     }
-    lost.email = None;
-    assert!(compose(&lost, &from()).unwrap_err().contains("no address"));
+    unusable.email = None;
+    assert!(compose(&unusable, &from()).unwrap_err().contains("no address"));
 }

@@ -1,4 +1,4 @@
-//! Where the mail server is, and how it is spoken to.
+//! The mail server's URL, and connecting to it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,21 +16,21 @@ use url::{Host, Url};
 #[derive(Clone)]
 enum Security {
     None,
-    /// From the first byte on.
+    /// TLS from the first byte.
     Tls(TlsParameters),
-    /// STARTTLS, or nothing is said.
+    /// STARTTLS; without it nothing is sent.
     Required(TlsParameters),
-    /// STARTTLS where it is offered.
+    /// STARTTLS if the server offers it.
     Opportunistic(TlsParameters),
 }
 
-/// A mail server's URL that has been parsed; it keeps the password and is never logged.
+/// A parsed URL of a mail server. It holds the password, so its `Debug` shows nothing.
 #[derive(Clone)]
 pub struct SmtpUrl {
     host: String,
     port: u16,
     security: Security,
-    /// How this client calls itself.
+    /// The name with which this client greets the server.
     hello: ClientId,
     credentials: Option<Credentials>,
 }
@@ -42,15 +42,16 @@ impl fmt::Debug for SmtpUrl {
 }
 
 impl SmtpUrl {
-    /// A connection that is ready for an e-mail. `limit` is for TCP alone, to each of the server's addresses.
+    /// Opens a connection that is ready for an e-mail. `limit` bounds only TCP's connecting, to each of the server's
+    /// addresses.
     ///
     /// # Errors
-    /// A server that isn't there, offers no TLS where it is required, or refuses the user.
+    /// If the server can't be reached, offers no TLS where it is required, or refuses the user.
     pub async fn connect(&self, limit: Duration) -> Result<AsyncSmtpConnection, Error> {
-        let at_once = if let Security::Tls(tls) = &self.security { Some(tls.clone()) } else { None };
+        let tls = if let Security::Tls(tls) = &self.security { Some(tls.clone()) } else { None };
         let address = (self.host.as_str(), self.port);
         let mut connection =
-            AsyncSmtpConnection::connect_tokio1(address, Some(limit), &self.hello, at_once, None).await?;
+            AsyncSmtpConnection::connect_tokio1(address, Some(limit), &self.hello, tls, None).await?;
         match &self.security {
             Security::Required(tls) => connection.starttls(tls.clone(), &self.hello).await?,
             Security::Opportunistic(tls) if connection.can_starttls() => {
@@ -74,7 +75,7 @@ impl FromStr for SmtpUrl {
             return Err("there may be no `#`; in a password it is %23".into());
         }
         let host = match url.host() {
-            // Without its brackets.
+            // Without brackets.
             Some(Host::Ipv6(address)) => address.to_string(),
             Some(host) => host.to_string(),
             None => return Err("it names no host".into()),
@@ -110,8 +111,7 @@ fn credentials(url: &Url) -> Result<Option<Credentials>, String> {
     }
 }
 
-/// As [`SmtpUrl::from_str`], but what is refused is named without being shown: clap's own message would show the
-/// password.
+/// As [`SmtpUrl::from_str`], but an error doesn't show the value: clap's own message would show the password.
 #[derive(Clone)]
 pub struct SmtpUrlParser;
 

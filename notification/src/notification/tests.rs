@@ -1,4 +1,4 @@
-//! Given what was told and what happens, when it is folded, then exactly the news is told.
+//! Given the notifications that exist, when events are folded, then exactly the new outcomes are notified.
 
 use std::collections::BTreeMap;
 
@@ -43,11 +43,11 @@ fn of_reservation(mut event: Event, number: u128) -> Event {
 
 fn notifications(events: &[Event]) -> Vec<Notification> {
     let ids = (1..).map(Uuid::from_u128);
-    events.iter().zip(ids).filter_map(|(event, id)| Notification::of(event, id)).collect()
+    events.iter().zip(ids).filter_map(|(event, id)| Notification::from_event(event, id)).collect()
 }
 
-fn told(event: &Event) -> String {
-    Notification::of(event, Uuid::nil()).unwrap().message
+fn message(event: &Event) -> String {
+    Notification::from_event(event, Uuid::nil()).unwrap().message
 }
 
 fn with_count_and_name(event: Event, count: i64, name: Option<&str>) -> Event {
@@ -62,7 +62,7 @@ fn with_count_and_name(event: Event, count: i64, name: Option<&str>) -> Event {
 }
 
 #[test]
-fn both_outcomes_of_a_reservation_are_told() {
+fn both_outcomes_of_a_reservation_are_notified() {
     let writes = fold(State::new(), notifications(&[confirmed(), cancelled(CancelReason::Customer)]));
     let outcomes: Vec<_> = writes.new.iter().map(|notification| notification.outcome).collect();
     assert_eq!(outcomes, [Outcome::Confirmed, Outcome::Cancelled(CancelReason::Customer)]);
@@ -78,31 +78,31 @@ fn a_confirmation_after_the_cancellation_is_recorded_and_not_sent() {
     for (writes, sent) in [(one, 1), (two, 0)] {
         let last = writes.new.last().unwrap();
         assert_eq!(last.outcome, Outcome::Confirmed);
-        let news: Vec<_> = writes.news().map(|new| new.outcome.status()).collect();
-        assert_eq!(news, vec![Status::Cancelled; sent]);
+        let to_send: Vec<_> = writes.to_send().map(|new| new.outcome.status()).collect();
+        assert_eq!(to_send, vec![Status::Cancelled; sent]);
     }
     // In the order of the saga, both are sent.
     let events = [confirmed(), cancelled(CancelReason::Customer)];
-    assert_eq!(fold(State::new(), notifications(&events)).news().count(), 2);
+    assert_eq!(fold(State::new(), notifications(&events)).to_send().count(), 2);
 }
 
 #[test]
-fn what_was_told_in_an_earlier_batch_is_not_told_again() {
+fn outcomes_of_an_earlier_batch_are_not_notified_again() {
     let events = [confirmed(), cancelled(CancelReason::Customer)];
     let known: State = notifications(&events).iter().map(Notification::key).collect();
     assert_eq!(fold(known.clone(), notifications(&events)).new, []);
-    // Also with another reason: the first one was the truth.
+    // Nor with another reason: the first reason stands.
     assert_eq!(fold(known, notifications(&[cancelled(CancelReason::Deadline)])).new, []);
 }
 
 #[test]
-fn repeats_within_a_batch_are_told_once() {
+fn repeats_within_a_batch_are_notified_once() {
     let events = [confirmed(), confirmed(), cancelled(CancelReason::Customer), confirmed()];
     assert_eq!(fold(State::new(), notifications(&events)).new.len(), 2);
 }
 
 #[test]
-fn what_decides_nothing_is_not_told() {
+fn other_events_are_not_notified() {
     let movies = [
         golden(include_str!("../../../shared-events/golden/MoviePublished.v1.json")),
         golden(include_str!("../../../shared-events/golden/MovieUpdated.v1.json")),
@@ -116,29 +116,29 @@ fn what_decides_nothing_is_not_told() {
 }
 
 #[test]
-fn every_outcome_has_its_words() {
-    assert_eq!(told(&confirmed()), "Jane, your 45 tickets for LALALand are confirmed.");
+fn every_outcome_has_its_message() {
+    assert_eq!(message(&confirmed()), "Jane, your 45 tickets for LALALand are confirmed.");
     let one = with_count_and_name(confirmed(), 1, None);
-    assert_eq!(told(&one), "Jane, your ticket for LALALand is confirmed.");
-    let words = |reason| told(&cancelled(reason));
+    assert_eq!(message(&one), "Jane, your ticket for LALALand is confirmed.");
+    let cancelled_message = |reason| message(&cancelled(reason));
     assert_eq!(
-        words(CancelReason::OutOfStock),
+        cancelled_message(CancelReason::OutOfStock),
         "Jane, your reservation of 45 tickets for LALALand is cancelled: not enough tickets are left."
     );
     assert_eq!(
-        words(CancelReason::Customer),
+        cancelled_message(CancelReason::Customer),
         "Jane, your reservation of 45 tickets for LALALand is cancelled, as you asked."
     );
     assert_eq!(
-        words(CancelReason::Deadline),
+        cancelled_message(CancelReason::Deadline),
         "Jane, your reservation of 45 tickets for LALALand is cancelled: it could not be confirmed in \
          time. Please try again."
     );
     let unknown = with_count_and_name(cancelled(CancelReason::MovieNotFound), 1, None);
-    assert_eq!(told(&unknown), "Jane, your reservation of 1 ticket is cancelled: there is no such movie.");
+    assert_eq!(message(&unknown), "Jane, your reservation of 1 ticket is cancelled: there is no such movie.");
 }
 
-/// What can happen to a reservation, in its order.
+/// The events of one reservation, in their order.
 fn history(number: u128) -> impl Strategy<Value = Vec<Event>> {
     let ends = prop_oneof![
         Just(vec![confirmed()]),
@@ -150,7 +150,7 @@ fn history(number: u128) -> impl Strategy<Value = Vec<Event>> {
     })
 }
 
-/// Some reservations' events; and all of them, each at least once, in any order and any batches.
+/// The events of three reservations in order; and all of them, each at least once, in any order and any batches.
 fn deliveries() -> impl Strategy<Value = (Vec<Event>, Vec<Vec<Event>>)> {
     (history(1), history(2), history(3))
         .prop_flat_map(|(a, b, c)| {
@@ -165,14 +165,14 @@ fn deliveries() -> impl Strategy<Value = (Vec<Event>, Vec<Vec<Event>>)> {
         .prop_map(|(log, all, size)| (log, all.chunks(size).map(<[Event]>::to_vec).collect()))
 }
 
-/// What a table with the unique key holds after the batches: the texts by key.
+/// The messages by key that a table with the unique key holds after the batches.
 fn run(batches: &[Vec<Event>]) -> BTreeMap<(ReservationId, &'static str), String> {
     let mut table = BTreeMap::new();
     let mut state = State::new();
     for batch in batches {
         for notification in fold(state.clone(), notifications(batch)).new {
             let (reservation_id, status) = notification.key();
-            assert!(state.insert(notification.key()), "{status:?} of {reservation_id} is told twice");
+            assert!(state.insert(notification.key()), "{status:?} of {reservation_id} is notified twice");
             table.insert((reservation_id, status.as_str()), notification.message);
         }
     }
@@ -181,7 +181,7 @@ fn run(batches: &[Vec<Event>]) -> BTreeMap<(ReservationId, &'static str), String
 
 proptest! {
     #[test]
-    fn any_order_and_repetition_tells_the_same((log, batches) in deliveries()) {
+    fn any_order_and_repetition_notifies_the_same((log, batches) in deliveries()) {
         prop_assert_eq!(run(&batches), run(&[log]));
     }
 }

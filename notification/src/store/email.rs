@@ -1,4 +1,4 @@
-//! E-mails that are to be sent, and what came of them.
+//! SQL of the e-mails: a queue whose rows are claimed with a lease.
 
 use std::time::Duration;
 
@@ -10,37 +10,38 @@ use uuid::Uuid;
 use super::{Recorded, by_ids};
 use crate::notification::Notification;
 
-/// Characters of an error that are kept.
-const ERROR_MAX: usize = 500;
+/// Characters of an error that are stored.
+const ERROR_CHARS_MAX: usize = 500;
 
-/// An e-mail that is this process's to try, until its lease is over.
+/// An e-mail that this process may try to send until the lease expires.
 #[derive(Clone, Debug)]
 pub struct Claimed {
     pub notification: Notification,
-    /// This attempt included.
+    /// The number of attempts, this one included.
     pub attempts: i32,
-    /// The end of the lease. No other attempt at this e-mail ever has the same: who has lost it can't write.
-    lease: DateTime<Utc>,
+    /// When the lease expires. No two attempts at an e-mail have the same value, so a process that lost its lease can't
+    /// record its outcome.
+    lease_expires_at: DateTime<Utc>,
 }
 
-/// What comes of an attempt.
+/// The outcome of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Sent,
-    Again { after: Duration, reason: String },
+    Retry { after: Duration, reason: String },
     Failed { reason: String },
 }
 
-/// Takes what is due, the longest first, so that nobody else does for the length of `lease`.
+/// Claims e-mails that are due, the oldest first. No other process claims them for the length of `lease`.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn claim(
     connection: &mut PgConnection,
     limit: i64,
     lease: Duration,
 ) -> Result<Vec<Claimed>, sqlx::Error> {
-    let claims = sqlx::query(
+    let rows = sqlx::query(
         "with due as (
              select notification_id from email where state = 'PENDING' and due_at <= now()
              order by due_at limit $1 for update skip locked
@@ -53,22 +54,25 @@ pub async fn claim(
     .bind(lease.as_secs_f64())
     .fetch_all(&mut *connection)
     .await?;
-    let ids = claims.iter().map(|row| row.try_get("notification_id")).collect::<Result<Vec<Uuid>, _>>()?;
+    let ids = rows.iter().map(|row| row.try_get("notification_id")).collect::<Result<Vec<Uuid>, _>>()?;
     let mut notifications = by_ids(connection, &ids).await?;
-    claims
-        .iter()
+    rows.iter()
         .zip(ids)
         .map(|(row, id)| {
             let Recorded { notification, .. } = notifications.remove(&id).ok_or(sqlx::Error::RowNotFound)?;
-            Ok(Claimed { notification, attempts: row.try_get("attempts")?, lease: row.try_get("due_at")? })
+            Ok(Claimed {
+                notification,
+                attempts: row.try_get("attempts")?,
+                lease_expires_at: row.try_get("due_at")?,
+            })
         })
         .collect()
 }
 
-/// Writes what came of an attempt. `false`: its lease was over, and somebody else has taken the e-mail since.
+/// Records the outcome of an attempt. Returns `false` if the lease had expired and another process has claimed the e-mail.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn record(
     connection: &mut PgConnection,
     claimed: &Claimed,
@@ -76,8 +80,8 @@ pub async fn record(
 ) -> Result<bool, sqlx::Error> {
     let (state, after, reason) = match outcome {
         Outcome::Sent => ("SENT", Duration::ZERO, None),
-        Outcome::Again { after, reason } => ("PENDING", *after, Some(kept(reason))),
-        Outcome::Failed { reason } => ("FAILED", Duration::ZERO, Some(kept(reason))),
+        Outcome::Retry { after, reason } => ("PENDING", *after, Some(storable(reason))),
+        Outcome::Failed { reason } => ("FAILED", Duration::ZERO, Some(storable(reason))),
     };
     let updated = sqlx::query(
         "update email
@@ -87,7 +91,7 @@ pub async fn record(
          where notification_id = $1 and due_at = $2 and state = 'PENDING'",
     )
     .bind(claimed.notification.id)
-    .bind(claimed.lease)
+    .bind(claimed.lease_expires_at)
     .bind(state)
     .bind(after.as_secs_f64())
     .bind(reason)
@@ -96,15 +100,15 @@ pub async fn record(
     Ok(updated.rows_affected() == 1)
 }
 
-/// What a mail server says may be long, and hold what no column can.
-fn kept(reason: &str) -> String {
-    reason.chars().filter(|c| *c != '\0').take(ERROR_MAX).collect()
+/// The reason cut to what is stored, without NUL, which no column of text can hold.
+fn storable(reason: &str) -> String {
+    reason.chars().filter(|c| *c != '\0').take(ERROR_CHARS_MAX).collect()
 }
 
-/// Puts what has failed back to be sent, of one reservation or of all.
+/// Returns failed e-mails to the queue, of one reservation or of all. Returns their number.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn retry_failed(
     connection: &mut PgConnection,
     reservation: Option<ReservationId>,
@@ -126,19 +130,19 @@ pub async fn retry_failed(
     Ok(updated.rows_affected())
 }
 
-/// What is not sent.
+/// E-mails that are not sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backlog {
     pub pending: i64,
     pub failed: i64,
-    /// Seconds since the oldest that is pending was to be sent for the first time.
+    /// The age of the oldest pending e-mail.
     pub oldest_pending_secs: f64,
 }
 
-/// Counts what is not sent.
+/// Counts the e-mails that are not sent.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn backlog(connection: &mut PgConnection) -> Result<Backlog, sqlx::Error> {
     let row = sqlx::query(
         "select count(*) filter (where state = 'PENDING') as pending,

@@ -214,7 +214,7 @@ impl Transactions {
             delivery.id,
             reservation::events::input(&delivery),
             movie::events::input(&delivery),
-            told::Notification::of(&delivery.event, Uuid::nil()),
+            told::Notification::from_event(&delivery.event, Uuid::nil()),
             listed::Reservation::of(&delivery.event)
         );
         let about = delivery.event.reservation_id().map_or(delivery.event.movie_id().0, |id| id.0);

@@ -134,8 +134,8 @@ pub const MUTANTS: &[Mutant] = &[
         wrong: "an outcome that comes again is told again",
         edits: &[Edit {
             file: NOTIFICATION,
-            right: "let told_before = !state.insert(input.key());",
-            wrong: "let told_before = !state.insert(input.key()) && false;",
+            right: "let is_repeat = !state.insert(input.key());",
+            wrong: "let is_repeat = !state.insert(input.key()) && false;",
         }],
         killers: &[unit("notification")],
     },

@@ -139,7 +139,7 @@ pub fn fold(tables: &Tables, work: &Work, locks: &Locks, now: Timestamp) -> Writ
             let id = |number: usize| Uuid::from_u128(number as u128);
             let inputs: Vec<_> = (0..)
                 .zip(batch)
-                .filter_map(|(number, delivery)| told::Notification::of(&delivery.event, id(number)))
+                .filter_map(|(number, delivery)| told::Notification::from_event(&delivery.event, id(number)))
                 .collect();
             let state = tables.notifications.values().map(told::Notification::key).collect();
             Writes::Notification(told::fold(state, inputs))
@@ -231,7 +231,7 @@ pub fn apply(tables: &mut Tables, writes: &Writes, clock: DateTime<Utc>) -> Resu
                 // A unique constraint and `on conflict do nothing`.
                 tables.notifications.entry(outcome(new)).or_insert_with(|| new.clone());
             }
-            tables.mails.extend(writes.news().map(outcome));
+            tables.mails.extend(writes.to_send().map(outcome));
             Ok(())
         }
         Writes::List(writes) => {
