@@ -1,7 +1,9 @@
-//! Answers made smaller for clients that take them so.
+//! Compresses responses for clients that accept it.
 //!
-//! Never an event stream, whose events would wait in the encoder, and never an answer with a strong `ETag`: that
-//! promises the bytes, and it is what a client sends back in `If-Match`.
+//! Event streams are not compressed: their events would wait in the encoder. Nor are responses with a strong `ETag`,
+//! which promises the exact bytes, and which clients send back in `If-Match`.
+//!
+//! Not actix's `Compress`: it makes neither exception, and has no 406 for a client that accepts no available encoding.
 
 use actix_http::encoding::Encoder;
 use actix_web::{
@@ -18,52 +20,57 @@ use actix_web::{
 };
 use service_kit::http::problem::Problem;
 
-/// A smaller body gains nothing worth the work, in bytes.
-const WORTH_IT: u64 = 1024;
+/// Compressing a smaller body isn't worth the work.
+const BYTES_MIN: u64 = 1024;
 
-/// What a client takes.
+/// The encoding chosen by `Accept-Encoding`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Choice {
-    Plain,
-    Coded(ContentEncoding),
-    /// Coded, and by no means plain.
-    Only(ContentEncoding),
+enum NegotiatedEncoding {
+    Identity,
+    /// Compressed if that is worth it.
+    Preferred(ContentEncoding),
+    /// Always compressed: the client refuses `identity`.
+    Required(ContentEncoding),
 }
 
-impl Choice {
-    /// Nothing, if no form is acceptable.
-    fn of(accepted: &AcceptEncoding) -> Option<Self> {
-        let given = |item: Preference<Encoding>| {
-            accepted.iter().find(|given| given.item == item).map(|given| given.quality > Quality::ZERO)
+impl NegotiatedEncoding {
+    /// `None` if the client accepts no available encoding.
+    fn negotiate(accepted: &AcceptEncoding) -> Option<Self> {
+        let accepts = |item: Preference<Encoding>| {
+            accepted.iter().find(|entry| entry.item == item).map(|entry| entry.quality > Quality::ZERO)
         };
-        let rest = given(Preference::Any);
-        let plain = given(Preference::Specific(Encoding::identity())).or(rest).unwrap_or(true);
-        let ours = [Encoding::identity(), Encoding::brotli(), Encoding::gzip()];
-        match accepted.negotiate(ours.iter()) {
-            Some(Encoding::Known(coding)) if coding != ContentEncoding::Identity => {
-                Some(if plain { Self::Coded(coding) } else { Self::Only(coding) })
+        let accepts_any = accepts(Preference::Any);
+        let accepts_identity =
+            accepts(Preference::Specific(Encoding::identity())).or(accepts_any).unwrap_or(true);
+        let available = [Encoding::identity(), Encoding::brotli(), Encoding::gzip()];
+        match accepted.negotiate(available.iter()) {
+            Some(Encoding::Known(encoding)) if encoding != ContentEncoding::Identity => {
+                Some(if accepts_identity { Self::Preferred(encoding) } else { Self::Required(encoding) })
             }
-            _ if plain => Some(Self::Plain),
-            // Anything but what is plain: `*, identity;q=0`.
-            _ => rest.filter(|taken| *taken).map(|_| Self::Only(ContentEncoding::Gzip)),
+            _ if accepts_identity => Some(Self::Identity),
+            // Any encoding but identity: `*, identity;q=0`.
+            _ => accepts_any.filter(|accepted| *accepted).map(|_| Self::Required(ContentEncoding::Gzip)),
         }
     }
 
-    fn coding(self, size: BodySize) -> ContentEncoding {
+    /// The encoding of a body of this size.
+    fn encoding(self, size: BodySize) -> ContentEncoding {
         match (self, size) {
-            (Self::Only(coding), _) => coding,
-            (Self::Coded(coding), BodySize::Stream) => coding,
-            (Self::Coded(coding), BodySize::Sized(length)) if length >= WORTH_IT => coding,
+            (Self::Required(encoding), _) => encoding,
+            (Self::Preferred(encoding), BodySize::Stream) => encoding,
+            (Self::Preferred(encoding), BodySize::Sized(length)) if length >= BYTES_MIN => encoding,
             _ => ContentEncoding::Identity,
         }
     }
 }
 
-/// Around the routes.
-pub(crate) async fn compressed(req: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse, Error> {
-    let choice = req.get_header::<AcceptEncoding>().map_or(Some(Choice::Plain), |given| Choice::of(&given));
-    let Some(choice) = choice else {
-        // Before anything has happened.
+/// The middleware.
+pub(crate) async fn compress(req: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse, Error> {
+    let negotiated = req
+        .get_header::<AcceptEncoding>()
+        .map_or(Some(NegotiatedEncoding::Identity), |accepted| NegotiatedEncoding::negotiate(&accepted));
+    let Some(negotiated) = negotiated else {
+        // Refused before the request takes effect.
         let problem =
             Problem::not_acceptable("answers are plain, br or gzip; Accept-Encoding takes none of them");
         return Ok(req.into_response(problem.error_response()));
@@ -72,12 +79,12 @@ pub(crate) async fn compressed(req: ServiceRequest, next: Next<BoxBody>) -> Resu
     if !is_compressible(response.status(), response.headers()) {
         return Ok(response);
     }
-    let coding = choice.coding(response.response().body().size());
-    if coding == ContentEncoding::Identity {
+    let encoding = negotiated.encoding(response.response().body().size());
+    if encoding == ContentEncoding::Identity {
         response.headers_mut().append(header::VARY, HeaderValue::from_static("accept-encoding"));
         return Ok(response);
     }
-    Ok(response.map_body(|head, body| BoxBody::new(Encoder::response(coding, head, body))))
+    Ok(response.map_body(|head, body| BoxBody::new(Encoder::response(encoding, head, body))))
 }
 
 fn is_compressible(status: StatusCode, headers: &HeaderMap) -> bool {
@@ -87,10 +94,10 @@ fn is_compressible(status: StatusCode, headers: &HeaderMap) -> bool {
     let is_text = media_type.starts_with("text/") && media_type != "text/event-stream"
         || media_type.ends_with("+json")
         || matches!(media_type, "application/json" | "application/javascript" | "image/svg+xml");
-    let is_whole =
+    let is_complete =
         !matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT);
-    let is_strong = text(header::ETAG).is_some_and(|etag| !etag.starts_with("W/"));
-    is_text && is_whole && !is_strong && !headers.contains_key(header::CONTENT_ENCODING)
+    let has_strong_etag = text(header::ETAG).is_some_and(|etag| !etag.starts_with("W/"));
+    is_text && is_complete && !has_strong_etag && !headers.contains_key(header::CONTENT_ENCODING)
 }
 
 #[cfg(test)]
@@ -100,36 +107,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_choose() {
+    fn clients_choose_the_encoding() {
         use ContentEncoding::{Brotli, Gzip};
         for (accepted, expected) in [
-            ("gzip", Some(Choice::Coded(Gzip))),
-            ("gzip, deflate, br, zstd", Some(Choice::Coded(Brotli))),
-            ("br;q=0.5, gzip", Some(Choice::Coded(Gzip))),
-            ("br;q=0, gzip;q=0.1", Some(Choice::Coded(Gzip))),
-            ("*", Some(Choice::Plain)),
-            ("identity", Some(Choice::Plain)),
-            ("zstd", Some(Choice::Plain)),
-            ("gzip;q=0", Some(Choice::Plain)),
-            ("", Some(Choice::Plain)),
-            ("gzip, identity;q=0", Some(Choice::Only(Gzip))),
-            ("gzip, *;q=0", Some(Choice::Only(Gzip))),
-            ("*, identity;q=0", Some(Choice::Only(Gzip))),
+            ("gzip", Some(NegotiatedEncoding::Preferred(Gzip))),
+            ("gzip, deflate, br, zstd", Some(NegotiatedEncoding::Preferred(Brotli))),
+            ("br;q=0.5, gzip", Some(NegotiatedEncoding::Preferred(Gzip))),
+            ("br;q=0, gzip;q=0.1", Some(NegotiatedEncoding::Preferred(Gzip))),
+            ("*", Some(NegotiatedEncoding::Identity)),
+            ("identity", Some(NegotiatedEncoding::Identity)),
+            ("zstd", Some(NegotiatedEncoding::Identity)),
+            ("gzip;q=0", Some(NegotiatedEncoding::Identity)),
+            ("", Some(NegotiatedEncoding::Identity)),
+            ("gzip, identity;q=0", Some(NegotiatedEncoding::Required(Gzip))),
+            ("gzip, *;q=0", Some(NegotiatedEncoding::Required(Gzip))),
+            ("*, identity;q=0", Some(NegotiatedEncoding::Required(Gzip))),
             ("identity;q=0", None),
             ("*;q=0", None),
             ("zstd, identity;q=0", None),
         ] {
             let request =
                 TestRequest::default().insert_header((header::ACCEPT_ENCODING, accepted)).to_http_request();
-            assert_eq!(Choice::of(&AcceptEncoding::parse(&request).unwrap()), expected, "{accepted}");
+            assert_eq!(
+                NegotiatedEncoding::negotiate(&AcceptEncoding::parse(&request).unwrap()),
+                expected,
+                "{accepted}"
+            );
         }
-        assert_eq!(Choice::Coded(Gzip).coding(BodySize::Sized(WORTH_IT)), Gzip);
-        assert_eq!(Choice::Coded(Gzip).coding(BodySize::Sized(WORTH_IT - 1)), ContentEncoding::Identity);
-        assert_eq!(Choice::Only(Gzip).coding(BodySize::Sized(1)), Gzip);
+        assert_eq!(NegotiatedEncoding::Preferred(Gzip).encoding(BodySize::Sized(BYTES_MIN)), Gzip);
+        assert_eq!(
+            NegotiatedEncoding::Preferred(Gzip).encoding(BodySize::Sized(BYTES_MIN - 1)),
+            ContentEncoding::Identity
+        );
+        assert_eq!(NegotiatedEncoding::Required(Gzip).encoding(BodySize::Sized(1)), Gzip);
     }
 
     #[test]
-    fn streams_and_validated_bytes_stay_as_they_are() {
+    fn event_streams_and_strong_etags_are_not_compressed() {
         for (content_type, etag, compressible) in [
             ("application/json", "", true),
             ("application/problem+json", "", true),

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use clap::Parser;
 use service_kit::config::{DrainConfig, TelemetryConfig};
 
-use crate::{client::Network, cors::Origin, upstream::UpstreamUrl};
+use crate::{client_address::Network, cors::Origin, upstream::UpstreamUrl};
 
-/// The one entrance to the theater: sends each request to the service that it is for.
+/// The single entry point of the theater: forwards each request to the service that it is for
 #[derive(Parser, Clone, Debug)]
 #[command(name = "gateway", version)]
 pub struct Config {
@@ -15,7 +15,7 @@ pub struct Config {
     #[arg(long, env = "BIND_ADDRESS", default_value = "0.0.0.0:8088")]
     pub bind_address: SocketAddr,
 
-    /// Replicas of the reservation service, comma-separated: used in turn, one that is away is passed over
+    /// Replicas of the reservation service, comma-separated: used in turn, a failed one is skipped for a while
     #[arg(long, env = "RESERVATION_URL", default_value = "http://localhost:8082", value_delimiter = ',')]
     pub reservation_url: Vec<UpstreamUrl>,
 
@@ -36,18 +36,18 @@ pub struct Config {
     )]
     pub reservation_list_url: Vec<UpstreamUrl>,
 
-    /// Requests a second that one client address may make, and at most at once: an IPv4 address, or a /64 of IPv6.
+    /// Requests a second that one client address (an IPv4 address, or a /64 of IPv6) may make, also as one burst.
     /// Unset: any number
     #[arg(long, env = "RATE_LIMIT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate_limit: Option<u32>,
 
-    /// Addresses and networks of the proxies before the gateway, comma-separated, such as 10.0.0.0/8: theirs is
-    /// the only X-Forwarded-For, -Proto and -Host that is believed and sent on. Unset: nobody's is
+    /// Addresses and networks of the proxies before the gateway, comma-separated, such as 10.0.0.0/8: only their
+    /// X-Forwarded-For, -Proto and -Host are believed and sent on. Unset: none are
     #[arg(long, env = "TRUSTED_PROXIES", value_delimiter = ',')]
     pub trusted_proxies: Vec<Network>,
 
     /// Origins of the web pages that may make calls (CORS), comma-separated, such as https://app.example, or * for
-    /// any. Unset: no page of another origin
+    /// any. Unset: none but the gateway's own
     #[arg(long, env = "CORS_ORIGINS", value_delimiter = ',')]
     pub cors_origins: Vec<Origin>,
 
@@ -70,11 +70,11 @@ mod tests {
     fn the_defaults_are_the_usual_ports() {
         let config = parse(&[]).unwrap();
         assert_eq!(config.bind_address.to_string(), "0.0.0.0:8088");
-        let of = |urls: &[UpstreamUrl]| urls.iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(of(&config.reservation_url), ["http://localhost:8082"]);
-        assert_eq!(of(&config.movie_url), ["http://localhost:8083"]);
-        assert_eq!(of(&config.notification_url), ["http://localhost:8084"]);
-        assert_eq!(of(&config.reservation_list_url), ["http://localhost:8085"]);
+        let texts = |urls: &[UpstreamUrl]| urls.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(texts(&config.reservation_url), ["http://localhost:8082"]);
+        assert_eq!(texts(&config.movie_url), ["http://localhost:8083"]);
+        assert_eq!(texts(&config.notification_url), ["http://localhost:8084"]);
+        assert_eq!(texts(&config.reservation_list_url), ["http://localhost:8085"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Which web pages of other origins may make calls, and read the answers.
+//! Which web pages of other origins may make calls and read the responses (CORS).
 
 use std::str::FromStr;
 
@@ -12,14 +12,14 @@ use actix_web::{
     middleware::Condition,
 };
 
-/// How long a browser may remember what it was allowed.
+/// How long a browser may cache the answer to a preflight.
 const MAX_AGE_SECS: usize = 3600;
 
-const METHODS: [Method; 6] =
+const ALLOWED_METHODS: [Method; 6] =
     [Method::GET, Method::HEAD, Method::POST, Method::PATCH, Method::DELETE, Method::OPTIONS];
 
-/// What a page may send, beside what browsers let every page send.
-const ALLOWED: [HeaderName; 8] = [
+/// Request fields that a page may set, besides those that browsers always allow.
+const ALLOWED_HEADERS: [HeaderName; 8] = [
     header::CONTENT_TYPE,
     header::IF_MATCH,
     HeaderName::from_static("idempotency-key"),
@@ -30,8 +30,8 @@ const ALLOWED: [HeaderName; 8] = [
     HeaderName::from_static("x-request-id"),
 ];
 
-/// What a page may read, beside what browsers let every page read.
-const EXPOSED: [HeaderName; 12] = [
+/// Response fields that a page may read, besides those that browsers always show.
+const EXPOSED_HEADERS: [HeaderName; 12] = [
     header::LOCATION,
     header::ETAG,
     header::LINK,
@@ -61,27 +61,28 @@ impl FromStr for Origin {
         if text == "*" {
             return Ok(Self::Any);
         }
-        let wrong =
+        let error =
             || format!("{text:?} is not an origin like https://app.example or http://localhost:3000, or *");
-        let uri: Uri = text.parse().map_err(|_| wrong())?;
-        let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else { return Err(wrong()) };
-        // Compared byte by byte with what the browser sends, which is nothing but this, in lower case.
+        let uri: Uri = text.parse().map_err(|_| error())?;
+        let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else { return Err(error()) };
+        // It is compared byte by byte with the browser's `Origin`, which has these two parts in lower case.
         let origin = format!("{scheme}://{authority}");
-        let plain = origin == text && origin == origin.to_ascii_lowercase() && !origin.contains('@');
-        if plain && !authority.host().is_empty() && [Scheme::HTTP, Scheme::HTTPS].contains(scheme) {
+        let is_canonical = origin == text && origin == origin.to_ascii_lowercase() && !origin.contains('@');
+        if is_canonical && !authority.host().is_empty() && [Scheme::HTTP, Scheme::HTTPS].contains(scheme) {
             Ok(Self::One(origin))
         } else {
-            Err(wrong())
+            Err(error())
         }
     }
 }
 
-/// Around the routes; answers preflights. Without origins it does nothing, and pages of other origins read nothing.
+/// The middleware, which also answers preflights. Without origins it does nothing: browsers then let no page of another
+/// origin read a response.
 pub(crate) fn cors(origins: &[Origin]) -> Condition<Cors> {
     let cors = Cors::default()
-        .allowed_methods(METHODS)
-        .allowed_headers(ALLOWED)
-        .expose_headers(EXPOSED)
+        .allowed_methods(ALLOWED_METHODS)
+        .allowed_headers(ALLOWED_HEADERS)
+        .expose_headers(EXPOSED_HEADERS)
         .max_age(MAX_AGE_SECS);
     let cors = origins.iter().fold(cors, |cors, origin| match origin {
         Origin::Any => cors.allow_any_origin().send_wildcard(),

@@ -1,4 +1,5 @@
-//! The description for people: Swagger UI, which comes with the program and loads nothing from elsewhere.
+//! The documentation for people: an index of the paths, and Swagger UI, which is embedded in the program and loads
+//! nothing from other hosts.
 
 use std::sync::{Arc, LazyLock};
 
@@ -13,8 +14,8 @@ use service_kit::{
 };
 use utoipa_swagger_ui::Config;
 
-/// Its scripts and calls go to this gateway alone; it styles its elements one by one, and draws its icons from
-/// `data:`.
+/// The page's scripts and calls use this gateway only. Swagger UI sets styles on single elements, and draws its icons
+/// from `data:` URLs.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
                       img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
@@ -24,13 +25,32 @@ static CONFIG: LazyLock<Arc<Config<'static>>> =
 
 pub(crate) fn routes(config: &mut web::ServiceConfig) {
     config
-        .service(web::resource("/docs").get(moved))
+        .service(web::resource("/").get(index))
+        .service(web::resource("/docs").get(redirect))
         .service(web::resource("/docs/").get(page))
         .service(web::resource("/docs/{file}").get(page));
 }
 
-/// The page names its files relative to itself.
-async fn moved() -> HttpResponse {
+/// What there is, for whoever finds it with curl
+#[utoipa::path(
+    get, path = "/", operation_id = "index", tag = openapi::OPERATIONS,
+    responses((status = 200, description = "Paths, by what they lead to", body = utoipa::openapi::Object)),
+)]
+pub(crate) async fn index() -> HttpResponse {
+    HttpResponse::Ok().json(serde_json::json!({
+        "movies": "/movies",
+        "reservations": "/reservations",
+        "notifications": "/notifications",
+        "reservationLists": "/reservationLists",
+        "documentation": "/docs",
+        "description": openapi::PATH,
+        "health": ["/livez", "/readyz"],
+        "metrics": "/metrics",
+    }))
+}
+
+/// The page refers to its files by relative URLs, which need the slash.
+async fn redirect() -> HttpResponse {
     HttpResponse::PermanentRedirect().insert_header((LOCATION, "/docs/")).finish()
 }
 

@@ -1,4 +1,4 @@
-//! What is added to and removed from the headers on the way.
+//! Header fields that the gateway adds and removes.
 
 use actix_web::{
     HttpRequest,
@@ -9,9 +9,9 @@ use service_kit::{
     telemetry::trace_context::{TRACEPARENT, TraceParent},
 };
 
-use crate::client::{TrustedProxies, X_FORWARDED_FOR};
+use crate::client_address::{TrustedProxies, X_FORWARDED_FOR};
 
-/// Fields that concern one connection only (RFC 9110, 7.6.1), beside those that `Connection` names.
+/// Fields for one connection only (RFC 9110, 7.6.1), besides those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -27,8 +27,8 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// The fields that go from hop to hop. `Content-Length` is not among them: each side counts for itself.
-pub(crate) fn end_to_end(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+/// The fields that are forwarded. `Content-Length` is not among them: the HTTP client and server set their own.
+fn end_to_end(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
     let named: Vec<&str> = headers
         .get_all(header::CONNECTION)
         .filter_map(|value| value.to_str().ok())
@@ -42,40 +42,44 @@ pub(crate) fn end_to_end(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderNa
     })
 }
 
-/// An answer's fields for the client. What a service is made of is nobody's business.
-pub(crate) fn returned(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+/// A response's fields for the client, without those that reveal a service's software.
+pub(crate) fn for_client(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
     end_to_end(headers).filter(|(name, _)| **name != header::SERVER && name.as_str() != "x-powered-by")
 }
 
-/// Fields that say where a request came from.
-fn is_provenance(name: &HeaderName) -> bool {
+/// Whether a field says where a request came from.
+fn is_forwarding(name: &HeaderName) -> bool {
     let name = name.as_str();
     name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip")
 }
 
-/// The headers for the upstream: the client's, and where the request came from. What they said about that before
-/// goes on only if a trusted proxy said it: services may take it for the truth.
-pub(crate) fn forwarded(req: &HttpRequest, trace: &TraceParent, trusted: &TrustedProxies) -> HeaderMap {
+/// A request's fields for the replica: the client's, and where the request came from. The client's own forwarding
+/// fields are sent on only if the peer is a trusted proxy, because services may rely on them.
+pub(crate) fn for_upstream(
+    req: &HttpRequest,
+    trace: &TraceParent,
+    trusted_proxies: &TrustedProxies,
+) -> HeaderMap {
     let received = req.headers();
     let peer = req.peer_addr().map(|address| address.ip().to_canonical());
-    let believed = peer.is_some_and(|peer| trusted.trust(peer));
+    let is_trusted = peer.is_some_and(|peer| trusted_proxies.contains(peer));
     let mut sent = HeaderMap::new();
     for (name, value) in end_to_end(received) {
-        // The gateway has read the body already, and the upstream has a name of its own.
-        let ours = *name == header::EXPECT || *name == header::HOST;
-        if !ours && (believed || !is_provenance(name)) {
+        // The gateway has read the body already, and the replica has its own host name.
+        let is_for_gateway = *name == header::EXPECT || *name == header::HOST;
+        if !is_for_gateway && (is_trusted || !is_forwarding(name)) {
             sent.append(name.clone(), value.clone());
         }
     }
     let peer = peer.map(|peer| peer.to_string());
-    let known = sent.get_all(X_FORWARDED_FOR).filter_map(|value| value.to_str().ok());
-    let path = known.chain(peer.as_deref()).collect::<Vec<_>>().join(", ");
-    insert(&mut sent, X_FORWARDED_FOR, path);
-    // What stands before us knows better how the client came.
+    let earlier = sent.get_all(X_FORWARDED_FOR).filter_map(|value| value.to_str().ok());
+    let addresses = earlier.chain(peer.as_deref()).collect::<Vec<_>>().join(", ");
+    insert(&mut sent, X_FORWARDED_FOR, addresses);
+    // A proxy before the gateway knows the client's scheme; the gateway itself speaks plain HTTP.
     if !sent.contains_key(X_FORWARDED_PROTO) {
         insert(&mut sent, X_FORWARDED_PROTO, "http".to_owned());
     }
-    // A target that names a host comes before Host (RFC 9112, 3.2.2).
+    // A host in the request target takes precedence over Host (RFC 9112, 3.2.2).
     let host = match req.uri().authority() {
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
         None => received.get(header::HOST).cloned(),
@@ -91,7 +95,7 @@ pub(crate) fn forwarded(req: &HttpRequest, trace: &TraceParent, trusted: &Truste
 }
 
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {
-    // Nothing else than text that headers can hold gets here; an empty value says nothing.
+    // The values are valid header text already. An empty value is left out.
     if let Ok(value) = HeaderValue::from_str(&value)
         && !value.is_empty()
     {
@@ -112,11 +116,11 @@ mod tests {
     fn sent_through(trusted: &[&str], request: TestRequest) -> HeaderMap {
         let trusted = TrustedProxies(trusted.iter().map(|network| network.parse().unwrap()).collect());
         let request = request.peer_addr("10.0.0.7:5000".parse().unwrap()).to_http_request();
-        forwarded(&request, &TraceParent::random(), &trusted)
+        for_upstream(&request, &TraceParent::random(), &trusted)
     }
 
     #[test]
-    fn hop_by_hop_fields_stay_behind() {
+    fn hop_by_hop_fields_are_not_forwarded() {
         let request = TestRequest::default()
             .insert_header(("connection", "close, X-Private"))
             .insert_header(("keep-alive", "timeout=5"))
@@ -142,11 +146,11 @@ mod tests {
     }
 
     #[test]
-    fn where_it_came_from_is_said_once_and_by_who_knows() {
-        let fresh = sent(TestRequest::default());
-        assert_eq!(fresh.get("x-forwarded-for").unwrap(), "10.0.0.7");
-        assert_eq!(fresh.get("x-forwarded-proto").unwrap(), "http");
-        let known = || {
+    fn forwarding_fields_are_believed_from_trusted_proxies_only() {
+        let direct = sent(TestRequest::default());
+        assert_eq!(direct.get("x-forwarded-for").unwrap(), "10.0.0.7");
+        assert_eq!(direct.get("x-forwarded-proto").unwrap(), "http");
+        let with_forwarding_fields = || {
             TestRequest::default()
                 .append_header(("x-forwarded-for", "192.0.2.1, 192.0.2.2"))
                 .append_header(("x-forwarded-for", "192.0.2.3"))
@@ -156,14 +160,14 @@ mod tests {
                 .insert_header(("x-real-ip", "192.0.2.1"))
                 .insert_header(("host", "theater.example"))
         };
-        let trusted = sent_through(&["10.0.0.0/8"], known());
+        let trusted = sent_through(&["10.0.0.0/8"], with_forwarding_fields());
         assert_eq!(trusted.get("x-forwarded-for").unwrap(), "192.0.2.1, 192.0.2.2, 192.0.2.3, 10.0.0.7");
         assert_eq!(trusted.get_all("x-forwarded-for").count(), 1);
         assert_eq!(trusted.get("x-forwarded-proto").unwrap(), "https");
         assert_eq!(trusted.get("x-forwarded-host").unwrap(), "outside.example");
         assert!(trusted.contains_key("forwarded") && trusted.contains_key("x-real-ip"));
-        // Who isn't trusted has only the address that can be seen.
-        let spoofed = sent_through(&["10.0.0.0/30"], known());
+        // Of an untrusted peer only its own address is sent.
+        let spoofed = sent_through(&["10.0.0.0/30"], with_forwarding_fields());
         assert_eq!(spoofed.get("x-forwarded-for").unwrap(), "10.0.0.7");
         assert_eq!(spoofed.get("x-forwarded-proto").unwrap(), "http");
         assert_eq!(spoofed.get("x-forwarded-host").unwrap(), "theater.example");
@@ -171,23 +175,23 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_url_names_the_host() {
+    fn an_absolute_target_names_the_host() {
         let request = TestRequest::with_uri("http://target.example/movies").insert_header(("host", "other"));
         assert_eq!(sent(request).get("x-forwarded-host").unwrap(), "target.example");
     }
 
     #[test]
-    fn what_a_service_is_made_of_stays_inside() {
+    fn fields_that_reveal_software_are_removed() {
         let mut headers = HeaderMap::new();
         for name in ["server", "x-powered-by", "etag"] {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static("x"));
         }
-        let returned: Vec<_> = returned(&headers).map(|(name, _)| name.as_str()).collect();
+        let returned: Vec<_> = for_client(&headers).map(|(name, _)| name.as_str()).collect();
         assert_eq!(returned, ["etag"]);
     }
 
     #[test]
-    fn the_request_id_goes_on_whatever_connection_says() {
+    fn the_request_id_is_forwarded_even_if_connection_names_it() {
         let request = TestRequest::default()
             .insert_header(("connection", "x-request-id, traceparent"))
             .insert_header(("x-request-id", "abc"))

@@ -1,4 +1,4 @@
-//! A service's replicas, used in turn; one that is away is passed over for a while.
+//! The replicas of a service, used in turn. A failed replica is skipped for a while.
 
 use std::{
     fmt,
@@ -18,10 +18,10 @@ use actix_web::{
     },
 };
 
-/// How long a replica that failed is passed over, while another one is there.
-pub(crate) const AWAY: Duration = Duration::from_secs(1);
+/// How long a failed replica is skipped, as long as another one is available.
+const SKIP_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
-/// `http://host` or `http://host:port`, and nothing more.
+/// `http://host` or `http://host:port`, without a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamUrl(Authority);
 
@@ -52,7 +52,7 @@ impl fmt::Display for UpstreamUrl {
 
 impl UpstreamUrl {
     /// This replica's URL for a request's path and query.
-    pub(crate) fn with(&self, path_and_query: PathAndQuery) -> Result<Uri, HttpError> {
+    pub(crate) fn join(&self, path_and_query: PathAndQuery) -> Result<Uri, HttpError> {
         Uri::builder().scheme(Scheme::HTTP).authority(self.0.clone()).path_and_query(path_and_query).build()
     }
 }
@@ -60,38 +60,38 @@ impl UpstreamUrl {
 /// The replicas of one service, shared by all workers.
 #[derive(Debug)]
 pub(crate) struct Upstreams {
-    /// As clients and logs know it.
+    /// The name in problems, logs and metrics.
     pub(crate) service: &'static str,
     replicas: Vec<Replica>,
-    turn: AtomicUsize,
+    next: AtomicUsize,
 }
 
 #[derive(Debug)]
 struct Replica {
     url: UpstreamUrl,
-    away_until: Mutex<Option<Instant>>,
+    skipped_until: Mutex<Option<Instant>>,
 }
 
 impl Replica {
-    fn is_away(&self, now: Instant) -> bool {
-        self.away_until.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| now < until)
+    fn is_skipped(&self, now: Instant) -> bool {
+        self.skipped_until.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| now < until)
     }
 }
 
 impl Upstreams {
     /// `urls` is not empty: clap refuses that.
     pub(crate) fn new(service: &'static str, urls: Vec<UpstreamUrl>) -> Self {
-        let replicas = urls.into_iter().map(|url| Replica { url, away_until: Mutex::default() }).collect();
-        Self { service, replicas, turn: AtomicUsize::new(0) }
+        let replicas = urls.into_iter().map(|url| Replica { url, skipped_until: Mutex::default() }).collect();
+        Self { service, replicas, next: AtomicUsize::new(0) }
     }
 
-    /// The next replica in turn that isn't in `tried`: one that isn't known to be away if there is one.
+    /// The next replica that isn't in `tried`, round-robin. A skipped one is used only if there is no other.
     pub(crate) fn pick(&self, tried: &[usize], now: Instant) -> Option<usize> {
         let count = self.replicas.len();
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let in_turn =
-            || (0..count).map(|n| turn.wrapping_add(n) % count).filter(|index| !tried.contains(index));
-        in_turn().find(|&index| !self.replicas[index].is_away(now)).or_else(|| in_turn().next())
+        let next = self.next.fetch_add(1, Ordering::Relaxed);
+        let untried =
+            || (0..count).map(|n| next.wrapping_add(n) % count).filter(|index| !tried.contains(index));
+        untried().find(|&index| !self.replicas[index].is_skipped(now)).or_else(|| untried().next())
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -102,20 +102,20 @@ impl Upstreams {
         &self.replicas[index].url
     }
 
-    /// The replica could not be reached, cut the connection, or did not answer. Says whether that is news.
-    pub(crate) fn failed(&self, index: usize, now: Instant) -> bool {
-        let news = !self.replicas[index].is_away(now);
-        self.set(index, Some(now + AWAY));
-        news
+    /// Skips a replica that failed for a while. Returns whether it was not skipped before.
+    pub(crate) fn mark_failed(&self, index: usize, now: Instant) -> bool {
+        let was_used = !self.replicas[index].is_skipped(now);
+        self.skip_until(index, Some(now + SKIP_AFTER_FAILURE));
+        was_used
     }
 
-    /// The replica answered.
-    pub(crate) fn answered(&self, index: usize) {
-        self.set(index, None);
+    /// Stops skipping a replica that answered.
+    pub(crate) fn mark_available(&self, index: usize) {
+        self.skip_until(index, None);
     }
 
-    fn set(&self, index: usize, away_until: Option<Instant>) {
-        *self.replicas[index].away_until.lock().unwrap_or_else(PoisonError::into_inner) = away_until;
+    fn skip_until(&self, index: usize, time: Option<Instant>) {
+        *self.replicas[index].skipped_until.lock().unwrap_or_else(PoisonError::into_inner) = time;
     }
 }
 
@@ -135,33 +135,33 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_away_is_passed_over_for_a_while() {
+    fn a_failed_replica_is_skipped_for_a_while() {
         let (upstreams, now) = (three(), Instant::now());
-        assert!(upstreams.failed(1, now));
-        assert!(!upstreams.failed(1, now));
+        assert!(upstreams.mark_failed(1, now));
+        assert!(!upstreams.mark_failed(1, now));
         let mut picked: Vec<_> = (0..30).filter_map(|_| upstreams.pick(&[], now)).collect();
         picked.sort_unstable();
         picked.dedup();
         assert_eq!(picked, [0, 2]);
-        let later = now + AWAY;
+        let later = now + SKIP_AFTER_FAILURE;
         assert!((0..3).any(|_| upstreams.pick(&[], later) == Some(1)));
-        upstreams.answered(1);
+        upstreams.mark_available(1);
         assert!((0..3).any(|_| upstreams.pick(&[], now) == Some(1)));
     }
 
     #[test]
-    fn when_all_are_away_one_is_tried_all_the_same() {
+    fn if_all_replicas_have_failed_one_is_tried_anyway() {
         let (upstreams, now) = (three(), Instant::now());
-        (0..3).for_each(|index| assert!(upstreams.failed(index, now)));
+        (0..3).for_each(|index| assert!(upstreams.mark_failed(index, now)));
         assert!(upstreams.pick(&[], now).is_some());
         assert_eq!(upstreams.pick(&[0, 2], now), Some(1));
         assert_eq!(upstreams.pick(&[0, 1, 2], now), None);
     }
 
     #[test]
-    fn urls_are_put_together() {
+    fn a_replica_url_is_joined_with_a_path() {
         let url: UpstreamUrl = "http://[::1]:8083".parse().unwrap();
         let path = PathAndQuery::from_static("/movies/%2e?q=a%20b");
-        assert_eq!(url.with(path).unwrap().to_string(), "http://[::1]:8083/movies/%2e?q=a%20b");
+        assert_eq!(url.join(path).unwrap().to_string(), "http://[::1]:8083/movies/%2e?q=a%20b");
     }
 }

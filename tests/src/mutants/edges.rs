@@ -11,7 +11,7 @@ const EXPORT: &str = "reservation-list/src/store/export.rs";
 const EXPORT_FOLDER: &str = "reservation-list/src/export/folder.rs";
 const EXPORT_MAKER: &str = "reservation-list/src/export/maker.rs";
 const EXPORT_TABLE: &str = "reservation-list/src/export/table.rs";
-const GATEWAY: &str = "gateway/src/proxy.rs";
+const GATEWAY: &str = "gateway/src/proxy/upstream_request.rs";
 
 pub const MUTANTS: &[Mutant] = &[
     Mutant {

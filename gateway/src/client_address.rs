@@ -1,7 +1,7 @@
-//! Whose request it is.
+//! The address of the client behind proxies.
 //!
-//! Anybody can write `X-Forwarded-For`. It is believed as far as it was written by proxies that are trusted: read
-//! from its end, the first address that isn't one of theirs is the client.
+//! Any client can send `X-Forwarded-For`, so only the entries that trusted proxies added are used: read from the end,
+//! the first address that isn't a trusted proxy's is the client.
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -12,17 +12,17 @@ use actix_web::http::header::{HeaderMap, HeaderName};
 
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// An address, or all that begin with the same bits: `10.0.0.7`, `10.0.0.0/8`, `fd00::/8`.
+/// One address or a CIDR block: `10.0.0.7`, `10.0.0.0/8`, `fd00::/8`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
-    /// IPv4 as IPv6 maps it, so that one comparison does for both.
+    /// An IPv4 address is to_ipv6 to IPv6, so that one comparison covers both.
     bits: u128,
     prefix: u32,
 }
 
 impl Network {
     fn contains(self, address: IpAddr) -> bool {
-        let differing = self.bits ^ mapped(address).to_bits();
+        let differing = self.bits ^ to_ipv6(address).to_bits();
         differing.leading_zeros() >= self.prefix
     }
 }
@@ -35,7 +35,7 @@ impl FromStr for Network {
         let address = address.unwrap_or(text.trim());
         let address: IpAddr =
             address.parse().map_err(|_| format!("{address:?} is not an IPv4 or IPv6 address"))?;
-        let (bits, skipped) = if address.is_ipv4() { (32, 96) } else { (128, 0) };
+        let (bits, offset) = if address.is_ipv4() { (32, 96) } else { (128, 0) };
         let prefix = match prefix {
             None => bits,
             Some(prefix) => prefix
@@ -44,44 +44,44 @@ impl FromStr for Network {
                 .filter(|prefix| *prefix <= bits)
                 .ok_or_else(|| format!("the prefix must be between 0 and {bits}, not {prefix:?}"))?,
         };
-        Ok(Self { bits: mapped(address).to_bits(), prefix: skipped + prefix })
+        Ok(Self { bits: to_ipv6(address).to_bits(), prefix: offset + prefix })
     }
 }
 
-fn mapped(address: IpAddr) -> Ipv6Addr {
+fn to_ipv6(address: IpAddr) -> Ipv6Addr {
     match address {
         IpAddr::V4(address) => address.to_ipv6_mapped(),
         IpAddr::V6(address) => address,
     }
 }
 
-/// The proxies whose word is taken.
+/// The proxies whose `X-Forwarded-*` fields are believed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TrustedProxies(pub(crate) Vec<Network>);
 
 impl TrustedProxies {
-    pub(crate) fn trust(&self, address: IpAddr) -> bool {
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(address))
     }
 
     /// The address of the client behind the connection's `peer`.
-    pub(crate) fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> IpAddr {
-        let said: Vec<&str> = headers
+    pub(crate) fn client_address(&self, peer: SocketAddr, headers: &HeaderMap) -> IpAddr {
+        let entries: Vec<&str> = headers
             .get_all(X_FORWARDED_FOR)
             .flat_map(|value| value.to_str().unwrap_or_default().split(','))
             .collect();
         let mut client = peer.ip().to_canonical();
-        for entry in said.iter().rev() {
-            // What is no address says nothing, and nothing before it can be believed.
-            let Some(before) = address(entry.trim()).filter(|_| self.trust(client)) else { break };
-            client = before;
+        for entry in entries.iter().rev() {
+            // An entry that is no address ends the chain: the entries before it can't be believed.
+            let Some(previous) = parse_address(entry.trim()).filter(|_| self.contains(client)) else { break };
+            client = previous;
         }
         client
     }
 }
 
-/// With or without a port, which some proxies add.
-fn address(entry: &str) -> Option<IpAddr> {
+/// An address with or without a port, which some proxies add.
+fn parse_address(entry: &str) -> Option<IpAddr> {
     let bare = entry.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(entry);
     let address = bare.parse().or_else(|_| entry.parse::<SocketAddr>().map(|address| address.ip()));
     address.ok().map(|address: IpAddr| address.to_canonical())
@@ -99,7 +99,7 @@ mod tests {
         for value in forwarded {
             headers.append(X_FORWARDED_FOR, HeaderValue::from_str(value).unwrap());
         }
-        trusted.client(SocketAddr::new(peer.parse().unwrap(), 5000), &headers).to_string()
+        trusted.client_address(SocketAddr::new(peer.parse().unwrap(), 5000), &headers).to_string()
     }
 
     #[test]
@@ -112,7 +112,7 @@ mod tests {
             (ours, "10.0.0.7", &["192.0.2.1"], "192.0.2.1"),
             (ours, "::ffff:10.0.0.7", &["::ffff:192.0.2.1"], "192.0.2.1"),
             (ours, "fd00::7", &["2001:db8::1"], "2001:db8::1"),
-            // What the client itself wrote stands before what the proxies wrote.
+            // The client's own entries come before those of the proxies.
             (ours, "10.0.0.7", &["127.0.0.1, 192.0.2.1"], "192.0.2.1"),
             (ours, "10.0.0.7", &["192.0.2.1, 10.0.0.6"], "192.0.2.1"),
             (ours, "10.0.0.7", &["192.0.2.1", "10.0.0.6, 10.0.0.5"], "192.0.2.1"),
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_begin_with_the_same_bits() {
+    fn networks_contain_addresses_with_their_prefix() {
         for (network, inside, outside) in [
             ("10.0.0.7", "10.0.0.7", "10.0.0.6"),
             ("10.0.0.0/8", "10.255.0.1", "11.0.0.0"),
