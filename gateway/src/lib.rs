@@ -14,7 +14,7 @@
 //! * `headers`: header fields added and removed on the way
 //! * [`client_address`], `rate_limit`: the address of the client, and how many requests it may make
 //! * [`cors`], `compress`: which web pages may call, and compressed responses
-//! * `openapi_document`: the services' `OpenAPI` documents, merged into one; `docs`: the index and Swagger UI
+//! * `openapi_document`: the services' OpenAPI documents, merged into one; `docs`: the index and Swagger UI
 
 use std::{net::TcpListener, time::Duration};
 

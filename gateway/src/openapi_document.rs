@@ -1,4 +1,4 @@
-//! The `OpenAPI` document of the whole API: the services' documents, fetched from them and merged with the gateway's
+//! The OpenAPI document of the whole API: the services' documents, fetched from them and merged with the gateway's
 //! own. The gateway knows no service's types, so its document can't be out of date about a service that has changed.
 //!
 //! * [`merge`]: merges the documents

@@ -38,7 +38,7 @@ mod upstream_request;
 
 use upstream_request::UpstreamRequest;
 
-/// The most bytes of a service's `OpenAPI` document, which has some 60 KiB.
+/// The most bytes of a service's OpenAPI document, which has some 60 KiB.
 const OPENAPI_BYTES_MAX: usize = 1024 * 1024;
 
 /// What a route needs to forward its requests.
@@ -85,7 +85,7 @@ pub(crate) async fn forward(
 }
 
 impl Proxy {
-    /// The service's `OpenAPI` document.
+    /// The service's OpenAPI document.
     pub(crate) async fn fetch_openapi(&self, timeout: Duration) -> Result<Value, Problem> {
         let fetch = async {
             let request = UpstreamRequest::get(PathAndQuery::from_static(openapi::PATH));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use service_kit::http::{body, prefer::Wait};
 
-/// What a response may take beyond the wait that the client asked for: the services' 1 s, and 1 s on the network.
+/// The time that a response may take beyond the wait that the client asked for: the services' 1 s, and 1 s on the network.
 const WAIT_MARGIN: Duration = Duration::from_secs(2);
 
 /// Timeouts of one forwarded request.

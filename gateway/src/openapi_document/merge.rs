@@ -1,4 +1,4 @@
-//! Merges `OpenAPI` documents. Two items of the same name must be equal.
+//! Merges OpenAPI documents. Two items of the same name must be equal.
 
 use serde_json::{Map, Value, json};
 use service_kit::http::HeaderLimits;
