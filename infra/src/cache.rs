@@ -1,7 +1,7 @@
-//! What is fetched once and kept: Apache Kafka's jars, PostgreSQL's binaries.
+//! The cache of downloads: Apache Kafka's jars, PostgreSQL's binaries.
 //!
-//! Under `$XDG_CACHE_HOME/theater`, else `~/.cache/theater`; for root `/var/cache/theater`, because root's home
-//! is closed to the unprivileged user that PostgreSQL runs as.
+//! It is `$XDG_CACHE_HOME/theater`, else `~/.cache/theater`; for root `/var/cache/theater`, because the unprivileged user
+//! that PostgreSQL runs as can't enter root's home.
 
 use std::env;
 use std::fs::{self, Permissions};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 
-use crate::supervise::{Scratch, User};
+use crate::supervise::{TempDir, User};
 
 /// The user's cache directory, created if it is missing.
 ///
@@ -33,34 +33,34 @@ pub fn directory() -> anyhow::Result<PathBuf> {
     Ok(directory)
 }
 
-/// The cached folder `name`; if it isn't there, `fill` makes it. It appears whole or not at all: what is
-/// cut short leaves nothing behind.
+/// Returns the cached folder `name`. If it is missing, `fill` creates its content. The folder appears complete or not at
+/// all: if `fill` is cut short, nothing is left behind.
 ///
 /// # Errors
-/// What `fill` returns, or if the cache can't be written.
-pub async fn folder(
+/// That of `fill`, or if the cache can't be written.
+pub async fn get_or_fill(
     name: &str,
     fill: impl AsyncFnOnce(&Path) -> anyhow::Result<()>,
 ) -> anyhow::Result<PathBuf> {
     let cache = directory()?;
-    let wanted = cache.join(name);
-    if wanted.is_dir() {
-        return Ok(wanted);
+    let cached = cache.join(name);
+    if cached.is_dir() {
+        return Ok(cached);
     }
-    let partial = Scratch::new(&cache, &format!(".partial-{name}"))
+    let partial = TempDir::new(&cache, &format!(".partial-{name}"))
         .with_context(|| format!("can't write to the cache folder {}", cache.display()))?;
     let content = partial.path().join("content");
     fs::create_dir(&content)?;
     fill(&content).await?;
     fs::set_permissions(&content, Permissions::from_mode(0o755))?;
-    match fs::rename(&content, &wanted) {
-        Err(_) if wanted.is_dir() => Ok(wanted), // another process was faster
-        result => result.map(|()| wanted).context("can't put the folder into the cache"),
+    match fs::rename(&content, &cached) {
+        Err(_) if cached.is_dir() => Ok(cached), // another process was faster
+        result => result.map(|()| cached).context("can't put the folder into the cache"),
     }
 }
 
-/// Whether `user` may enter `path`: every folder above it is open to others, and it itself too.
-pub fn open_to(user: Option<User>, path: &Path) -> bool {
+/// Whether `user` may enter `path` and every folder above it.
+pub fn is_accessible_to(user: Option<User>, path: &Path) -> bool {
     let Some(user) = user else { return true };
     path.ancestors().all(|folder| {
         fs::metadata(folder).is_ok_and(|meta| {
@@ -70,8 +70,8 @@ pub fn open_to(user: Option<User>, path: &Path) -> bool {
     })
 }
 
-/// Where temporary folders go: the usual place, or `/tmp` if `user` may not pass through that.
-pub fn temporary(user: Option<User>) -> PathBuf {
+/// The parent of temporary folders: the usual one, or `/tmp` if `user` can't enter that.
+pub fn temp_root(user: Option<User>) -> PathBuf {
     let usual = env::temp_dir();
-    if open_to(user, &usual) { usual } else { PathBuf::from("/tmp") }
+    if is_accessible_to(user, &usual) { usual } else { PathBuf::from("/tmp") }
 }

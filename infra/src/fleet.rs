@@ -11,64 +11,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::options::Addresses;
+use crate::service::Service;
 
 /// How long the gateway, and then the services behind it, may take to drain.
-const DRAIN: Duration = Duration::from_millis(1800);
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(1800);
 
-/// A service and what it is called where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Service {
-    Reservation,
-    Movie,
-    Notification,
-    ReservationList,
-    Gateway,
-}
-
-impl Service {
-    /// In the order in which they start: the gateway last.
-    pub const ALL: [Self; 5] =
-        [Self::Reservation, Self::Movie, Self::Notification, Self::ReservationList, Self::Gateway];
-    /// Those with a database.
-    pub const STATEFUL: [Self; 4] =
-        [Self::Reservation, Self::Movie, Self::Notification, Self::ReservationList];
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Reservation => "reservation",
-            Self::Movie => "movie",
-            Self::Notification => "notification",
-            Self::ReservationList => "reservation-list",
-            Self::Gateway => "gateway",
-        }
-    }
-
-    /// Its database; the gateway has none.
-    pub fn database(self) -> String {
-        self.name().replace('-', "_")
-    }
-
-    pub const fn usual_port(self) -> u16 {
-        match self {
-            Self::Reservation => 8082,
-            Self::Movie => 8083,
-            Self::Notification => 8084,
-            Self::ReservationList => 8085,
-            Self::Gateway => 8088,
-        }
-    }
-
-    /// The port that was asked for.
-    pub fn port(self, addresses: &Addresses) -> Option<u16> {
-        match self {
-            Self::Reservation => addresses.reservation_port,
-            Self::Movie => addresses.movie_port,
-            Self::Notification => addresses.notification_port,
-            Self::ReservationList => addresses.reservation_list_port,
-            Self::Gateway => addresses.gateway_port,
-        }
-    }
-}
+/// How often, and for how long, the launcher checks whether the consumers have joined their groups.
+const JOIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
+const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where each service listens.
 #[derive(Clone, Debug)]
@@ -78,10 +28,10 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// As asked; else the usual ones, or free ones.
-    pub fn new(addresses: &Addresses, usual: bool) -> Self {
+    /// The ports that were asked for; for the others the default ones if `use_defaults`, else free ones.
+    pub fn new(addresses: &Addresses, use_defaults: bool) -> Self {
         let port = |service: Service| {
-            service.port(addresses).unwrap_or(if usual { service.usual_port() } else { 0 })
+            addresses.port(service).unwrap_or(if use_defaults { service.default_port() } else { 0 })
         };
         Self { bind: addresses.bind, ports: Service::ALL.map(port) }
     }
@@ -90,10 +40,10 @@ impl Ports {
         SocketAddr::new(self.bind, self.ports[service as usize])
     }
 
-    /// Tells at once, before anything is started, which port is in use.
+    /// Checks that no port is in use, before anything is started.
     ///
     /// # Errors
-    /// Names the port, the service and the way out.
+    /// Names the port, the service and the option to change it.
     pub fn check(&self) -> anyhow::Result<()> {
         for service in Service::ALL {
             let address = self.address(service);
@@ -109,25 +59,21 @@ impl Ports {
     }
 }
 
-/// What the services are given.
+/// The settings that the launcher passes to the services.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub ports: Ports,
-    /// As [`Service::STATEFUL`].
+    /// URLs, in the order of [`Service::STATEFUL`].
     pub databases: [String; 4],
     pub kafka: String,
     pub kafka_config: String,
     pub topic_prefix: String,
     pub partitions: i32,
-    /// The folder of exports, unless the environment says it.
+    /// The folder of exports; `None` if the environment sets it.
     pub exports: Option<PathBuf>,
 }
 
-/// How often, and for how long, the launcher looks whether the consumers have joined their groups.
-const JOIN_PERIOD: Duration = Duration::from_millis(50);
-const JOIN_LIMIT: Duration = Duration::from_secs(60);
-
-struct Part {
+struct RunningService {
     service: Service,
     port: u16,
     stop: CancellationToken,
@@ -136,20 +82,20 @@ struct Part {
 
 /// The running services.
 pub struct Fleet {
-    parts: Vec<Part>,
+    services: Vec<RunningService>,
     bind: IpAddr,
 }
 
 impl Fleet {
-    /// Builds and runs all five.
+    /// Builds and runs all five services.
     ///
     /// # Errors
     /// Names the service that can't be built.
     pub async fn start(settings: &Settings) -> anyhow::Result<Self> {
-        let mut fleet = Self { parts: Vec::new(), bind: settings.ports.bind };
+        let mut fleet = Self { services: Vec::new(), bind: settings.ports.bind };
         for service in Service::ALL {
             match fleet.start_one(service, settings).await {
-                Ok(part) => fleet.parts.push(part),
+                Ok(running) => fleet.services.push(running),
                 Err(error) => {
                     fleet.stop().await;
                     return Err(error.context(format!("{} can't start", service.name())));
@@ -159,7 +105,7 @@ impl Fleet {
         Ok(fleet)
     }
 
-    async fn start_one(&self, service: Service, settings: &Settings) -> anyhow::Result<Part> {
+    async fn start_one(&self, service: Service, settings: &Settings) -> anyhow::Result<RunningService> {
         let mut args = vec![service.name().to_owned()];
         args.push(format!("--bind-address={}", settings.ports.address(service)));
         if service == Service::Gateway {
@@ -191,29 +137,30 @@ impl Fleet {
             Service::ReservationList => start!(reservation_list),
             Service::Gateway => start!(gateway),
         };
-        Ok(Part { service, port, stop, task })
+        Ok(RunningService { service, port, stop, task })
     }
 
-    /// Where a service of this fleet answers.
+    /// The URL of a service of this fleet.
     pub fn url(&self, service: Service) -> String {
-        let port = self.parts.iter().find(|part| part.service == service).map_or(0, |part| part.port);
+        let port =
+            self.services.iter().find(|running| running.service == service).map_or(0, |running| running.port);
         let host = if self.bind.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { self.bind };
         format!("http://{}", SocketAddr::new(host, port))
     }
 
-    /// Returns once every consumer has been given partitions, so that what is asked now is decided now. A
-    /// broker's first group takes seconds.
+    /// Returns once every consumer has partitions, so that the first reservation is decided without a delay: a broker's
+    /// first group takes seconds.
     ///
     /// # Errors
-    /// A group that is not joined in time.
-    pub async fn joined(&self) -> anyhow::Result<()> {
+    /// If a consumer has no partitions in time.
+    pub async fn wait_until_joined(&self) -> anyhow::Result<()> {
         let client = crate::http::client().build()?;
         for service in Service::STATEFUL {
             let metrics = format!("{}/metrics", self.url(service));
             let joined = async {
-                let mut look = tokio::time::interval(JOIN_PERIOD);
+                let mut poll = tokio::time::interval(JOIN_POLL_INTERVAL);
                 loop {
-                    look.tick().await;
+                    poll.tick().await;
                     let text = client.get(&metrics).send().await?.text().await?;
                     let assigned =
                         text.lines().find_map(|line| line.strip_prefix("consumer_assigned_partitions "));
@@ -222,18 +169,18 @@ impl Fleet {
                     }
                 }
             };
-            tokio::time::timeout(JOIN_LIMIT, joined)
+            tokio::time::timeout(JOIN_TIMEOUT, joined)
                 .await
-                .with_context(|| format!("{} got no partitions within {JOIN_LIMIT:?}", service.name()))??;
+                .with_context(|| format!("{} got no partitions within {JOIN_TIMEOUT:?}", service.name()))??;
         }
         Ok(())
     }
 
-    /// Returns, with the reason, when a service ends that was not asked to.
-    pub async fn ended(&mut self) -> anyhow::Error {
-        let tasks = self.parts.iter_mut().map(|part| &mut part.task);
+    /// Returns the reason when a service ends that was not asked to.
+    pub async fn wait_for_exit(&mut self) -> anyhow::Error {
+        let tasks = self.services.iter_mut().map(|running| &mut running.task);
         let (result, index, _) = select_all(tasks).await;
-        let service = self.parts.remove(index).service;
+        let service = self.services.remove(index).service;
         let reason = match result {
             Ok(Ok(())) => anyhow!("it was not asked to"),
             Ok(Err(error)) => error,
@@ -245,33 +192,33 @@ impl Fleet {
     /// Drains the gateway, then the others.
     pub async fn stop(self) {
         let (gateway, others): (Vec<_>, Vec<_>) =
-            self.parts.into_iter().partition(|part| part.service == Service::Gateway);
-        for parts in [gateway, others] {
-            join_all(parts.into_iter().map(Part::stop)).await;
+            self.services.into_iter().partition(|running| running.service == Service::Gateway);
+        for services in [gateway, others] {
+            join_all(services.into_iter().map(RunningService::stop)).await;
         }
     }
 }
 
-impl Part {
+impl RunningService {
     async fn stop(mut self) {
         self.stop.cancel();
         let service = self.service.name();
-        match tokio::time::timeout(DRAIN, &mut self.task).await {
+        match tokio::time::timeout(DRAIN_TIMEOUT, &mut self.task).await {
             Ok(Ok(Ok(()))) => {}
             Ok(Ok(Err(error))) => {
                 tracing::error!(service, error = %format!("{error:#}"), "failed while it stopped")
             }
             Ok(Err(error)) => tracing::error!(service, %error, "panicked while it stopped"),
             Err(_) => {
-                tracing::warn!(service, bound = ?DRAIN, "did not drain in time");
+                tracing::warn!(service, bound = ?DRAIN_TIMEOUT, "did not drain in time");
                 self.task.abort();
             }
         }
     }
 }
 
-/// Of a start that was cut short: nobody waits for it.
-impl Drop for Part {
+/// After a cancelled start, the services end without being waited for.
+impl Drop for RunningService {
     fn drop(&mut self) {
         self.stop.cancel();
         self.task.abort();

@@ -2,14 +2,14 @@
 
 use std::sync::Once;
 
-/// A client that asks no proxy.
+/// A client without a proxy.
 ///
-/// What fetches PostgreSQL brings TLS into every `reqwest` of this build, and then none can be made, not even
-/// for plain HTTP, before a provider of its cryptography is installed.
+/// The crate that fetches PostgreSQL enables TLS in every `reqwest` of this build. Then no client can be made, not even
+/// for plain HTTP, before a crypto provider is installed.
 pub fn client() -> reqwest::ClientBuilder {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
-        // An error says that there is one already.
+        // An error means that one is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
     reqwest::Client::builder().no_proxy()

@@ -1,4 +1,4 @@
-//! The images of the programs: each is built by itself, put into an image of its own, and seen to start there.
+//! Builds the programs' images: each program is compiled by itself, put into an image, and started there once.
 
 use std::env;
 use std::fs::{self, Permissions};
@@ -10,77 +10,78 @@ use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 use tokio::process::Command;
 
-use crate::options::{Images, Program};
-use crate::show;
-use crate::supervise::Scratch;
+use crate::options::{ImageOptions, Program};
+use crate::service::Service;
+use crate::supervise::TempDir;
+use crate::terminal;
 
 const DOCKERFILE: &str = include_str!("../images/Dockerfile");
-/// What a build may have to know of the way to Debian's packages.
+/// Variables that a build may need to download Debian's packages.
 const PROXIES: [&str; 3] = ["http_proxy", "https_proxy", "no_proxy"];
-/// The revision of what comes from elsewhere.
+/// The revision of programs that were built elsewhere.
 const UNKNOWN: &str = "unknown";
 
-impl Program {
-    const fn package(self) -> &'static str {
-        match self {
-            Self::Theater => "theater-infra",
-            program => program.name(),
-        }
-    }
-
-    /// Beside its own; the gateway has no business with Kafka.
-    const fn features(self, images: &Images) -> &'static str {
-        if images.kafka_tls && !matches!(self, Self::Gateway) { "service-kit/ssl" } else { "" }
+const fn package(program: Program) -> &'static str {
+    match program {
+        Program::Service(service) => service.name(),
+        Program::Launcher => "theater-infra",
     }
 }
 
-/// Builds the images that are wanted, showing each one's name and size.
+/// Features besides the package's own. The gateway doesn't use Kafka.
+const fn features(program: Program, options: &ImageOptions) -> &'static str {
+    let uses_kafka = !matches!(program, Program::Service(Service::Gateway));
+    if options.kafka_tls && uses_kafka { "service-kit/ssl" } else { "" }
+}
+
+/// Builds images, and prints the name and size of each.
 ///
 /// # Errors
 /// If cargo or Docker fails, or a program does not start in its image.
-pub async fn build(images: &Images) -> anyhow::Result<()> {
-    let scratch = Scratch::new(&env::temp_dir(), "theater-images")?;
-    let revision = if images.binaries.is_none() { revision().await } else { UNKNOWN.to_owned() };
-    for program in images.programs() {
-        let binary = match &images.binaries {
+pub async fn build(options: &ImageOptions) -> anyhow::Result<()> {
+    let temp_dir = TempDir::new(&env::temp_dir(), "theater-images")?;
+    let revision = if options.binaries.is_none() { revision().await } else { UNKNOWN.to_owned() };
+    for program in options.programs() {
+        let binary = match &options.binaries {
             Some(folder) => folder.join(program.name()),
-            None => compile(program, images).await?,
+            None => compile(program, options).await?,
         };
-        let folder = scratch.path().join(program.name());
-        lay_out(program, &binary, &folder).await?;
-        let image = format!("{}/{}:{}", images.repository, program.name(), images.tag);
+        let folder = temp_dir.path().join(program.name());
+        prepare_context(program, &binary, &folder).await?;
+        let image = format!("{}/{}:{}", options.repository, program.name(), options.tag);
         let arguments = [
             ("SERVICE", program.name()),
-            ("VERSION", images.tag.as_str()),
+            ("VERSION", options.tag.as_str()),
             ("REVISION", revision.as_str()),
-            ("FEATURES", program.features(images)),
+            ("FEATURES", features(program, options)),
         ];
         build_image(&image, &folder, arguments).await?;
-        start(program, &image).await?;
+        check_start(program, &image).await?;
         let size: u64 = output(docker(["image", "inspect", "-f", "{{.Size}}", &image])).await?.parse()?;
-        show::line(&format!("{image}  {} MB", size / 1_000_000));
+        terminal::print_line(&format!("{image}  {} MB", size / 1_000_000));
     }
     Ok(())
 }
 
-/// By itself: what is built together shares the features of what it depends on, and the gateway would get a driver for
-/// a database.
-async fn compile(program: Program, images: &Images) -> anyhow::Result<PathBuf> {
+/// One program at a time: programs that are compiled together share the features of their dependencies, and the gateway
+/// would contain a database driver.
+async fn compile(program: Program, options: &ImageOptions) -> anyhow::Result<PathBuf> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args([
         "build",
         "--locked",
         "--message-format=json-render-diagnostics",
         "--profile",
-        &images.profile,
+        &options.profile,
     ]);
-    cargo.args(["-p", program.package(), "--bin", program.name(), "--features", program.features(images)]);
+    cargo.args(["-p", package(program), "--bin", program.name(), "--features", features(program, options)]);
     let messages = output(cargo).await?;
-    built(&messages, program.name()).with_context(|| format!("cargo did not say where {} is", program.name()))
+    executable(&messages, program.name())
+        .with_context(|| format!("cargo did not say where {} is", program.name()))
 }
 
-/// Where the program is, by what cargo says of each thing it made.
-fn built(messages: &str, name: &str) -> Option<PathBuf> {
+/// The path of the program, from cargo's messages.
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
     #[derive(Deserialize)]
     struct Message {
         target: Target,
@@ -90,14 +91,14 @@ fn built(messages: &str, name: &str) -> Option<PathBuf> {
     struct Target {
         name: String,
     }
-    // Other messages have other fields.
+    // Messages of other kinds have other fields.
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok());
     messages.filter(|message| message.target.name == name).find_map(|message| message.executable)
 }
 
-/// What Docker is given: the recipe and the program, which anybody may execute, without the names of its functions: a
-/// panic still tells file and line.
-async fn lay_out(program: Program, binary: &Path, folder: &Path) -> anyhow::Result<()> {
+/// The build context: the Dockerfile and the program, executable by any user and stripped of symbols. A panic still
+/// names its file and line.
+async fn prepare_context(program: Program, binary: &Path, folder: &Path) -> anyhow::Result<()> {
     fs::create_dir(folder)?;
     fs::write(folder.join("Dockerfile"), DOCKERFILE)?;
     let copy = folder.join(program.name());
@@ -109,7 +110,7 @@ async fn lay_out(program: Program, binary: &Path, folder: &Path) -> anyhow::Resu
 }
 
 async fn build_image(image: &str, folder: &Path, arguments: [(&str, &str); 4]) -> anyhow::Result<()> {
-    // The host's network: the way to Debian's packages may be a proxy on loopback.
+    // The host's network: the proxy for Debian's packages may listen on loopback.
     let mut docker = docker(["build", "--quiet", "--network", "host", "--tag", image]);
     for (name, value) in arguments {
         docker.arg("--build-arg").arg(format!("{name}={value}"));
@@ -122,8 +123,8 @@ async fn build_image(image: &str, folder: &Path, arguments: [(&str, &str); 4]) -
     Ok(())
 }
 
-/// Whether it starts in there: it may have been linked against what the image does not have.
-async fn start(program: Program, image: &str) -> anyhow::Result<()> {
+/// Checks that the program starts: it may be linked against libraries that the image lacks.
+async fn check_start(program: Program, image: &str) -> anyhow::Result<()> {
     let run =
         docker(["run", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL", image, "--version"]);
     let answer =
@@ -132,7 +133,7 @@ async fn start(program: Program, image: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The commit, and whether more than that was built. Where there is no repository git says so, and that is all.
+/// The commit, marked if the working tree has changes. Without a repository git prints its error, and the build goes on.
 async fn revision() -> String {
     let mut git = Command::new("git");
     git.args(["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]);
@@ -145,7 +146,7 @@ fn docker<const N: usize>(arguments: [&str; N]) -> Command {
     docker
 }
 
-/// What a command says; what it complains of is shown.
+/// The standard output of a command. Its standard error is shown.
 async fn output(mut command: Command) -> anyhow::Result<String> {
     let name = command.as_std().get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
@@ -162,12 +163,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cargo_tells_where_a_program_is() {
+    fn the_executable_is_taken_from_cargos_messages() {
         let messages = r#"{"reason":"compiler-artifact","target":{"name":"serde"},"executable":null}
 {"reason":"compiler-artifact","target":{"name":"movie","kind":["lib"]},"executable":null}
 {"reason":"compiler-artifact","target":{"name":"movie","kind":["bin"]},"executable":"/target/release/movie"}
 {"reason":"build-finished","success":true}"#;
-        assert_eq!(built(messages, "movie").unwrap(), Path::new("/target/release/movie"));
-        assert_eq!(built(messages, "serde"), None);
+        assert_eq!(executable(messages, "movie").unwrap(), Path::new("/target/release/movie"));
+        assert_eq!(executable(messages, "serde"), None);
     }
 }

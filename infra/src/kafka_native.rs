@@ -1,7 +1,10 @@
-//! Apache Kafka itself, without containers: KRaft in combined mode on the machine's JDK, from Maven artifacts.
+//! Apache Kafka without containers: KRaft in combined mode on the machine's JDK, from Maven artifacts.
+//!
+//! - [`tools`]: its jars and command-line tools
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
@@ -9,79 +12,65 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 
+use crate::data_dir::DataDir;
 use crate::progress::step;
-use crate::supervise::{Child, Program, Scratch, Signal};
+use crate::supervise::{Child, Program, Signal, TempDir};
 use crate::{cache, port};
 
 mod tools;
 
+use tools::ALTERNATIVE;
 pub use tools::Tools;
 
 const START_SECS: u64 = 90;
 const STOP_SECS: u64 = 10;
-/// Where it listens if nobody else does: where services that were told nothing look for it.
-const USUAL_PORT: u16 = 9092;
+/// The default of the services and of Kafka's own tools.
+const DEFAULT_PORT: u16 = 9092;
 const CLUSTER_ID: &str = "dGhlYXRlci1vZi1vbmUtbQ";
-const WAY_OUT: &str = "Another broker can be used instead: --kafka HOST:PORT, or --kafka embedded \
-                       (for tests: KAFKA_BOOTSTRAP_SERVERS)";
 
-/// A running broker. Dropping it kills it and removes its data, unless they are to be kept.
+/// A running broker. Dropping it kills it, and removes a temporary folder.
 #[derive(Debug)]
 pub struct NativeKafka {
     child: Option<Child>,
     tools: Tools,
-    home: Home,
+    folder: DataDir,
     port: u16,
     controller_port: u16,
-}
-
-#[derive(Debug)]
-enum Home {
-    Temporary(Scratch),
-    Kept(PathBuf),
-}
-
-impl Home {
-    fn path(&self) -> &Path {
-        match self {
-            Self::Temporary(scratch) => scratch.path(),
-            Self::Kept(path) => path,
-        }
-    }
 }
 
 /// Which port a broker gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Port {
-    /// 9092 if it is free.
-    Usual,
-    /// Any that is free.
+    /// 9092, or a free one if that is in use.
+    Default,
+    /// Any free one.
     Any,
 }
 
 impl NativeKafka {
-    /// Starts one with its data in `keep` if given, else in a temporary folder.
+    /// Starts one with its files below `parent` if given, else in a temporary folder.
     ///
     /// # Errors
-    /// One message with the way out: no JDK, no Maven, nothing to fetch from, or the log's last lines.
-    pub async fn start(keep: Option<&Path>, port: Port) -> anyhow::Result<Self> {
+    /// If there is no JDK or Maven, if the download fails, or if the broker does not start. The message ends with an
+    /// alternative.
+    pub async fn start(parent: Option<&Path>, port: Port) -> anyhow::Result<Self> {
         let tools = Tools::get().await?;
-        let home = match keep {
-            Some(path) => {
-                let path = path.join("kafka");
+        let folder = match parent {
+            Some(parent) => {
+                let path = parent.join("kafka");
                 fs::create_dir_all(&path).with_context(|| format!("can't create {}", path.display()))?;
-                Home::Kept(path.canonicalize()?)
+                DataDir::Persistent(path.canonicalize()?)
             }
-            None => Home::Temporary(Scratch::new(&cache::temporary(None), "theater-kafka")?),
+            None => DataDir::Temporary(TempDir::new(&cache::temp_root(None), "theater-kafka")?),
         };
         let port = match port {
-            Port::Usual if port::is_free(USUAL_PORT) => USUAL_PORT,
-            Port::Usual | Port::Any => port::free()?,
+            Port::Default if port::is_free(DEFAULT_PORT) => DEFAULT_PORT,
+            Port::Default | Port::Any => port::free()?,
         };
-        let mut kafka = Self { child: None, tools, home, port, controller_port: port::free()? };
+        let mut kafka = Self { child: None, tools, folder, port, controller_port: port::free()? };
         step("starting Apache Kafka", async {
-            kafka.configure()?;
-            kafka.format().await?;
+            kafka.write_properties()?;
+            kafka.format_storage().await?;
             kafka.launch().await?;
             Ok(kafka)
         })
@@ -102,12 +91,12 @@ impl NativeKafka {
         &self.tools
     }
 
-    /// The broker's process, if it was started last and not stopped: to kill, freeze and watch it.
+    /// The broker's process, unless it was stopped or killed: to signal and watch it.
     pub fn child(&self) -> Option<&Child> {
         self.child.as_ref()
     }
 
-    /// Starts it again on the same data and ports, after [`stop`](Self::stop), [`kill`](Self::kill) or a crash.
+    /// Starts it again with the same data and ports: it runs, was stopped or killed, or has crashed.
     ///
     /// # Errors
     /// As for [`start`](Self::start).
@@ -116,7 +105,7 @@ impl NativeKafka {
         self.launch().await
     }
 
-    /// Ends it. Its data stay until it is dropped, or for good if they are to be kept.
+    /// Stops it. A temporary folder stays until this is dropped.
     pub async fn stop(&mut self) {
         if let Some(child) = self.child.take() {
             child.stop(Signal::TERM, Duration::from_secs(STOP_SECS)).await;
@@ -131,12 +120,12 @@ impl NativeKafka {
     }
 
     fn file(&self, name: &str) -> PathBuf {
-        self.home.path().join(name)
+        self.folder.path().join(name)
     }
 
-    /// Small where it costs start-up time (internal topics), the broker's own defaults elsewhere. Topics are
-    /// made on purpose only: one that a typing error names should be missed.
-    fn configure(&self) -> anyhow::Result<()> {
+    /// The broker's own defaults, except for fewer partitions of internal topics, which start faster, and no automatic
+    /// creation of topics, so that a misspelled name is an error.
+    fn write_properties(&self) -> anyhow::Result<()> {
         let (port, controller) = (self.port, self.controller_port);
         let data = self.file("data");
         let properties = format!(
@@ -163,7 +152,7 @@ impl NativeKafka {
         fs::write(self.file("server.properties"), properties).context("can't write server.properties")
     }
 
-    async fn format(&self) -> anyhow::Result<()> {
+    async fn format_storage(&self) -> anyhow::Result<()> {
         if self.file("data/meta.properties").exists() {
             return Ok(());
         }
@@ -174,14 +163,17 @@ impl NativeKafka {
         let child = Program::new(command, self.file("kafka.log")).spawn().context("can't start java")?;
         let status = child.exited().await;
         if !status.success() {
-            bail!("Apache Kafka's storage can't be formatted ({status}):\n{}\n{WAY_OUT}", child.last_words());
+            bail!(
+                "Apache Kafka's storage can't be formatted ({status}):\n{}\n{ALTERNATIVE}",
+                child.log_tail()
+            );
         }
         Ok(())
     }
 
-    /// The first compiler only: it halves the time to the first answer, and a local broker needs no more.
-    /// Nothing is left in the machine's temporary folder.
-    fn java(&self, class: &str) -> std::process::Command {
+    /// With the first compiler only, which halves the start-up time and is enough for a local broker. Java's temporary
+    /// files go into the broker's folder.
+    fn java(&self, class: &str) -> Command {
         let temporary = format!("-Djava.io.tmpdir={}", self.file("tmp").display());
         self.tools
             .command_with(&["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", &temporary], class)
@@ -189,17 +181,17 @@ impl NativeKafka {
 
     async fn launch(&mut self) -> anyhow::Result<()> {
         let mut command = self.java("kafka.Kafka");
-        command.arg(self.file("server.properties")).current_dir(self.home.path());
+        command.arg(self.file("server.properties")).current_dir(self.folder.path());
         let child = Program::new(command, self.file("kafka.log")).spawn().context("can't start java")?;
-        let ready = self.until_ready(&child).await;
+        let ready = self.wait_until_ready(&child).await;
         ready.map_err(|reason| {
-            anyhow!("Apache Kafka {reason}. The end of its log:\n{}\n{WAY_OUT}", child.last_words())
+            anyhow!("Apache Kafka {reason}. The end of its log:\n{}\n{ALTERNATIVE}", child.log_tail())
         })?;
         self.child = Some(child);
         Ok(())
     }
 
-    async fn until_ready(&self, child: &Child) -> Result<(), String> {
+    async fn wait_until_ready(&self, child: &Child) -> Result<(), String> {
         let deadline = Instant::now() + Duration::from_secs(START_SECS);
         loop {
             let error = match can_create_topics(&self.bootstrap_servers()).await {
@@ -217,12 +209,12 @@ impl NativeKafka {
     }
 }
 
-/// Asks a broker whether it could create a topic, without doing so: it answers its port long before.
+/// Asks a broker whether it could create a topic, without creating it: the port accepts connections long before that.
 ///
 /// # Errors
-/// What it, or the client, says.
+/// The message of the broker or of the client.
 pub async fn can_create_topics(bootstrap_servers: &str) -> Result<(), String> {
-    // An address that refuses would keep librdkafka trying and complaining.
+    // If the port refuses connections, librdkafka would retry and log errors.
     let address = bootstrap_servers.split(',').next().unwrap_or_default();
     tokio::net::TcpStream::connect(address).await.map_err(|error| error.to_string())?;
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new()

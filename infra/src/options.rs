@@ -1,13 +1,22 @@
 //! The launcher's command line.
+//!
+//! - [`images`]: the options of `theater images`
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::bail;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use service_kit::config::TelemetryConfig;
 use service_kit::messaging::config::KafkaSettings;
+
+use crate::records::BrokerConfig;
+use crate::service::Service;
+
+mod images;
+
+pub use images::{ImageOptions, Program};
 
 /// The theater: five ticketing services that agree through Kafka, started by one command
 ///
@@ -20,7 +29,7 @@ pub struct Options {
     pub command: Option<Command>,
 
     #[command(flatten)]
-    pub parts: Parts,
+    pub launcher: LauncherOptions,
 
     #[command(flatten)]
     pub telemetry: TelemetryConfig,
@@ -28,98 +37,40 @@ pub struct Options {
 
 #[derive(Subcommand, Clone, Debug)]
 pub enum Command {
-    /// Plays the golden run and checks every answer and event; the exit status says whether it held
+    /// Plays the golden run and checks every answer and event; the exit status says whether all were right
     Demo {
         /// A running theater's gateway, such as http://127.0.0.1:8088 (with --kafka HOST:PORT, unless it runs on
         /// this machine); without it the demo starts a theater of its own
         #[arg(long, value_name = "URL", value_parser = gateway_url)]
         gateway: Option<String>,
     },
-    /// Prints events as they pass: of the theater that runs on this machine, or of --kafka HOST:PORT
+    /// Prints events as they arrive: of the theater that runs on this machine, or of --kafka HOST:PORT
     Tail {
-        /// Topics; without any, the saga's two and their dead letters
+        /// Topics; without any, the saga's two topics and their dead letters
         topics: Vec<String>,
 
-        /// Begin with the oldest record that is kept
+        /// Begin with the oldest record
         #[arg(long)]
         from_beginning: bool,
     },
-    /// Builds the programs' images, by cargo and Docker
-    Images(Images),
+    /// Builds the programs' images with cargo and Docker
+    Images(ImageOptions),
 }
 
-/// Which images are built, and how.
+/// What the launcher starts or connects to.
 #[derive(Args, Clone, Debug)]
-pub struct Images {
-    /// Whose; without any, all six: the five services' and this program's
-    #[arg(value_enum)]
-    programs: Vec<Program>,
-
-    /// What the names begin with, such as registry.example/theater
-    #[arg(long, value_name = "NAME", default_value = "theater")]
-    pub repository: String,
-
-    /// What the names end with
-    #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
-    pub tag: String,
-
-    /// cargo's profile
-    #[arg(long, default_value = "release")]
-    pub profile: String,
-
-    /// With TLS to Kafka: needs OpenSSL's headers
-    #[arg(long)]
-    pub kafka_tls: bool,
-
-    /// Takes the programs from this folder, where they are built already
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["profile", "kafka_tls"])]
-    pub binaries: Option<PathBuf>,
-}
-
-impl Images {
-    pub fn programs(&self) -> Vec<Program> {
-        if self.programs.is_empty() { Program::value_variants().to_vec() } else { self.programs.clone() }
-    }
-}
-
-/// What has an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Program {
-    Reservation,
-    Movie,
-    Notification,
-    ReservationList,
-    Gateway,
-    Theater,
-}
-
-impl Program {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Reservation => "reservation",
-            Self::Movie => "movie",
-            Self::Notification => "notification",
-            Self::ReservationList => "reservation-list",
-            Self::Gateway => "gateway",
-            Self::Theater => "theater",
-        }
-    }
-}
-
-/// What a theater is made of.
-#[derive(Args, Clone, Debug)]
-pub struct Parts {
-    /// The broker: `embedded` (inside this process; forgets everything), `native` (Apache Kafka from Maven
-    /// artifacts; needs a JDK 17 and Maven), or an existing one's HOST:PORT [default: embedded]
+pub struct LauncherOptions {
+    /// The broker: `embedded` (inside this process; loses its records at the end), `native` (Apache Kafka from Maven
+    /// artifacts; needs a JDK 17 and Maven), or HOST:PORT of an existing one [default: embedded]
     #[arg(long, global = true, value_name = "embedded|native|HOST:PORT")]
     pub kafka: Option<Kafka>,
 
-    /// An existing PostgreSQL server; missing databases are created. With the embedded broker they are new ones,
-    /// dropped at the end. Without this a private server is started
+    /// An existing PostgreSQL server; missing databases are created. With the embedded broker new databases are
+    /// created, and dropped at the end. Without this option a private server is started
     #[arg(long, global = true, value_name = "URL", value_parser = postgres_url)]
     pub postgres: Option<String>,
 
-    /// Keep the data of the private PostgreSQL and of native Kafka, and exports, in this folder between runs
+    /// Keep exports and the data of the private PostgreSQL and of native Kafka in this folder between runs
     #[arg(long, global = true, value_name = "DIR")]
     pub data: Option<PathBuf>,
 
@@ -127,7 +78,7 @@ pub struct Parts {
     #[arg(long, global = true, env = "KAFKA_CONFIG", default_value = "", hide_env_values = true)]
     pub kafka_config: KafkaSettings,
 
-    /// What the names of topics and consumer groups begin with
+    /// The beginning of the names of topics and consumer groups
     #[arg(long, global = true, env = "KAFKA_TOPIC_PREFIX", default_value = "theater.")]
     pub kafka_topic_prefix: String,
 
@@ -135,7 +86,7 @@ pub struct Parts {
     pub addresses: Addresses,
 }
 
-/// Where the services listen; 0 takes a free port. The demo's own theater takes free ones unless told.
+/// Where the services listen. Port 0 takes a free one, and so does the demo's own theater by default.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Addresses")]
 pub struct Addresses {
@@ -164,7 +115,20 @@ pub struct Addresses {
     pub reservation_list_port: Option<u16>,
 }
 
-/// Which broker.
+impl Addresses {
+    /// The port that was asked for.
+    pub fn port(&self, service: Service) -> Option<u16> {
+        match service {
+            Service::Reservation => self.reservation_port,
+            Service::Movie => self.movie_port,
+            Service::Notification => self.notification_port,
+            Service::ReservationList => self.reservation_list_port,
+            Service::Gateway => self.gateway_port,
+        }
+    }
+}
+
+/// Which broker is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kafka {
     Embedded,
@@ -189,16 +153,21 @@ impl FromStr for Kafka {
     }
 }
 
-impl Parts {
+impl LauncherOptions {
     /// The broker, by default the embedded one.
     pub fn kafka(&self) -> Kafka {
         self.kafka.clone().unwrap_or(Kafka::Embedded)
     }
 
-    /// Refuses what would not do what it says.
+    /// How to connect to an existing broker: with the given settings.
+    pub fn broker_config(&self, bootstrap_servers: String) -> BrokerConfig {
+        BrokerConfig { bootstrap_servers, settings: self.kafka_config.0.clone() }
+    }
+
+    /// Refuses options that contradict each other.
     ///
     /// # Errors
-    /// Names the flags that don't go together.
+    /// Names them.
     pub fn check(&self) -> anyhow::Result<()> {
         if self.data.is_none() {
             return Ok(());
@@ -229,7 +198,7 @@ fn postgres_url(text: &str) -> Result<String, String> {
     if !matches!(url.scheme(), "postgres" | "postgresql") || !url.has_host() {
         return Err("must be postgres://user:password@host:port/database".to_owned());
     }
-    // The database in which one asks for others.
+    // Without a database: the one to which the statements that create others are sent.
     if url.path().trim_matches('/').is_empty() {
         Ok(format!("{}/postgres", text.trim_end_matches('/')))
     } else {
@@ -247,18 +216,18 @@ mod tests {
 
     #[test]
     fn the_embedded_broker_is_the_default() {
-        assert_eq!(parse(&[]).unwrap().parts.kafka(), Kafka::Embedded);
+        assert_eq!(parse(&[]).unwrap().launcher.kafka(), Kafka::Embedded);
     }
 
     #[test]
-    fn flags_stand_before_or_after_the_command() {
+    fn options_may_be_before_or_after_the_command() {
         for args in [["--kafka", "native", "demo"], ["demo", "--kafka", "native"]] {
             let options = parse(&args).unwrap();
-            assert_eq!(options.parts.kafka(), Kafka::Native);
+            assert_eq!(options.launcher.kafka(), Kafka::Native);
             assert!(matches!(options.command, Some(Command::Demo { gateway: None })));
         }
         let options = parse(&["tail", "one", "two", "--kafka", "a:1,b:2"]).unwrap();
-        assert_eq!(options.parts.kafka(), Kafka::At("a:1,b:2".to_owned()));
+        assert_eq!(options.launcher.kafka(), Kafka::At("a:1,b:2".to_owned()));
         assert!(matches!(options.command, Some(Command::Tail { topics, .. }) if topics == ["one", "two"]));
     }
 
@@ -297,21 +266,21 @@ mod tests {
     }
 
     #[test]
-    fn data_is_refused_where_nothing_would_be_kept() {
-        let error = |args: &[&str]| parse(args).unwrap().parts.check().unwrap_err().to_string();
+    fn data_is_refused_if_nothing_would_be_kept() {
+        let error = |args: &[&str]| parse(args).unwrap().launcher.check().unwrap_err().to_string();
         assert!(error(&["--data", "d"]).contains("--kafka native"));
         assert!(
             error(&["--data", "d", "--kafka", "a:1", "--postgres", "postgres://a"])
                 .contains("nothing to keep")
         );
         for kept in [&["--data", "d", "--kafka", "native"][..], &["--data", "d", "--kafka", "a:1"], &[]] {
-            parse(kept).unwrap().parts.check().unwrap();
+            parse(kept).unwrap().launcher.check().unwrap();
         }
     }
 
     #[test]
-    fn a_server_without_a_database_is_asked_in_its_own() {
-        let url = |url| parse(&["--postgres", url]).unwrap().parts.postgres.unwrap();
+    fn the_default_database_is_postgres() {
+        let url = |url| parse(&["--postgres", url]).unwrap().launcher.postgres.unwrap();
         assert_eq!(url("postgres://a@b:1"), "postgres://a@b:1/postgres");
         assert_eq!(url("postgres://a@b:1/c"), "postgres://a@b:1/c");
     }

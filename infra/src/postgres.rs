@@ -1,13 +1,13 @@
-//! A private PostgreSQL: the machine's own binaries, or 17 fetched once into the cache.
+//! A private PostgreSQL: the machine's own binaries, or version 17 downloaded once into the cache.
 //!
-//! It listens on 127.0.0.1 only and has no unix socket. Its one user, `postgres`, has a random password: on a
-//! machine with other users, a trusting superuser on a port would let them run programs as us. The password
-//! goes over the loopback as it is, which only root could read: hashing it anew for each of some hundred
-//! connections would cost an unoptimised build more than the tests' own work.
+//! It listens on 127.0.0.1 only and has no Unix socket. Its one user, `postgres`, has a random password: on a machine with
+//! other users, a superuser without password would let them run programs as this user. The password is sent in clear text
+//! over the loopback interface, which only root can read: hashing it for each of some hundred connections would cost an
+//! unoptimised build more time than the tests themselves.
+//!
+//! - [`binaries`]: finds or downloads the binaries
+//! - [`setup`]: its folder, its password and its first data
 
-use std::fs::{self, OpenOptions, Permissions};
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -15,99 +15,70 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection, Executor};
-use uuid::Uuid;
 
+use crate::data_dir::DataDir;
+use crate::port;
 use crate::progress::step;
-use crate::supervise::{Child, Program, Scratch, Signal, User};
-use crate::{cache, port};
+use crate::supervise::{Child, Program, Signal, User};
 
 mod binaries;
+mod setup;
+
+use binaries::ALTERNATIVE;
+use setup::{SUPERUSER, create_folder, data_path, init_data, log_path};
 
 const START_SECS: u64 = 60;
 const STOP_SECS: u64 = 10;
 /// Two replicas of every service with their pools, and the tests' own connections.
 const MAX_CONNECTIONS: u32 = 300;
-const SUPERUSER: &str = "postgres";
-const WAY_OUT: &str = "Another server can be used instead: --postgres URL (for tests: DATABASE_URL)";
 
-/// A running server. Dropping it kills it and removes its data, unless they are to be kept.
+/// A running server. Dropping it kills it, and removes a temporary folder.
 #[derive(Debug)]
 pub struct Postgres {
     child: Option<Child>,
     binaries: PathBuf,
-    home: Home,
+    folder: DataDir,
     port: u16,
     password: String,
 }
 
-/// Where its files are.
-#[derive(Debug)]
-enum Home {
-    Temporary(Scratch),
-    Kept(PathBuf),
-}
-
-impl Home {
-    fn new(keep: Option<&Path>) -> anyhow::Result<Self> {
-        let user = User::unprivileged();
-        match keep {
-            Some(path) => kept_folder(path, user).map(Self::Kept),
-            None => temporary_folder(user).map(Self::Temporary),
-        }
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Self::Temporary(scratch) => scratch.path(),
-            Self::Kept(path) => path,
-        }
-    }
-
-    fn data(&self) -> PathBuf {
-        self.path().join("data")
-    }
-
-    fn log(&self) -> PathBuf {
-        self.path().join("postgres.log")
-    }
-}
-
 impl Postgres {
-    /// Starts one on a free port: in `keep` if given, else in a temporary folder.
+    /// Starts one on a free port, with its files below `parent` if given, else in a temporary folder.
     ///
     /// # Errors
-    /// One message with the log's last lines and the way out.
-    pub async fn start(keep: Option<&Path>) -> anyhow::Result<Self> {
-        let home = Home::new(keep)?;
-        let binaries = binaries::find(User::unprivileged(), &home.data()).await?;
-        Self::start_in(home, binaries).await
+    /// If there are no binaries, or if the server does not start: the message has the log's last lines and an
+    /// alternative.
+    pub async fn start(parent: Option<&Path>) -> anyhow::Result<Self> {
+        let folder = create_folder(parent)?;
+        let binaries = binaries::find(User::unprivileged(), &data_path(&folder)).await?;
+        Self::start_in(folder, binaries).await
     }
 
-    /// Starts one of the binaries from the cache, whatever the machine has.
+    /// As [`start`](Self::start), with the downloaded binaries even if the machine has its own.
     ///
     /// # Errors
     /// As for [`start`](Self::start).
-    pub async fn start_fetched(keep: Option<&Path>) -> anyhow::Result<Self> {
-        Self::start_in(Home::new(keep)?, binaries::fetch().await?).await
+    pub async fn start_downloaded(parent: Option<&Path>) -> anyhow::Result<Self> {
+        Self::start_in(create_folder(parent)?, binaries::download().await?).await
     }
 
-    async fn start_in(home: Home, binaries: PathBuf) -> anyhow::Result<Self> {
+    async fn start_in(folder: DataDir, binaries: PathBuf) -> anyhow::Result<Self> {
         let user = User::unprivileged();
         step("starting PostgreSQL", async {
-            let password = password(&home, &binaries, user).await?;
-            let mut postgres = Self { child: None, binaries, home, port: port::free()?, password };
+            let password = init_data(&folder, &binaries, user).await?;
+            let mut postgres = Self { child: None, binaries, folder, port: port::free()?, password };
             postgres.launch().await?;
             Ok(postgres)
         })
         .await
     }
 
-    /// As the services are to be given it: `postgres://…/<database>`.
+    /// The URL of a database, for the services: `postgres://…/<database>`.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://{SUPERUSER}:{}@127.0.0.1:{}/{database}", self.password, self.port)
     }
 
-    /// Of the server, for [`create_database`] and [`drop_database`].
+    /// The URL for [`create_database`] and [`drop_database`].
     pub fn admin_url(&self) -> String {
         self.url("postgres")
     }
@@ -116,12 +87,12 @@ impl Postgres {
         self.port
     }
 
-    /// The server's process, if it was started last and not stopped: to kill, freeze and watch it.
+    /// The server's process, unless it was stopped or killed: to signal and watch it.
     pub fn child(&self) -> Option<&Child> {
         self.child.as_ref()
     }
 
-    /// Creates a database unless it is there; returns its URL.
+    /// Creates a database unless it exists. Returns its URL.
     ///
     /// # Errors
     /// If the server refuses.
@@ -129,7 +100,7 @@ impl Postgres {
         create_database(&self.admin_url(), name).await
     }
 
-    /// Starts it again on the same data and port, after [`stop`](Self::stop), [`kill`](Self::kill) or a crash.
+    /// Starts it again with the same data and port: it runs, was stopped or killed, or has crashed.
     ///
     /// # Errors
     /// As for [`start`](Self::start).
@@ -145,16 +116,17 @@ impl Postgres {
         Ok(())
     }
 
-    /// Ends it. Its data stay until it is dropped, or for good if they are to be kept.
+    /// Stops it. A temporary folder stays until this is dropped.
     pub async fn stop(&mut self) {
         if let Some(child) = self.child.take() {
-            // What is thrown away needs no checkpoint: an immediate shutdown will do.
-            let signal = if matches!(self.home, Home::Kept(_)) { Signal::INT } else { Signal::QUIT };
+            // Temporary data need no checkpoint: SIGQUIT is PostgreSQL's immediate shutdown.
+            let signal =
+                if matches!(self.folder, DataDir::Persistent(_)) { Signal::INT } else { Signal::QUIT };
             child.stop(signal, Duration::from_secs(STOP_SECS)).await;
         }
     }
 
-    /// `kill -9`, for all its processes.
+    /// `kill -9` for all its processes.
     pub async fn kill(&mut self) {
         if let Some(child) = self.child.take() {
             child.kill().await;
@@ -162,43 +134,44 @@ impl Postgres {
     }
 
     async fn launch(&mut self) -> anyhow::Result<()> {
-        const TRIES: u32 = 3;
-        let mut taken = 0;
+        const ATTEMPTS: u32 = 3;
+        let mut attempts = 0;
         loop {
             let child = self.server().spawn().context("can't start PostgreSQL")?;
-            let Err(reason) = self.until_ready(&child).await else {
+            let Err(reason) = self.wait_until_ready(&child).await else {
                 self.child = Some(child);
                 return Ok(());
             };
-            let words = child.last_words();
-            taken += 1;
-            if !words.contains("Address already in use") || taken == TRIES {
-                return Err(anyhow!("PostgreSQL {reason}. The end of its log:\n{words}\n{WAY_OUT}"));
+            let log_tail = child.log_tail();
+            attempts += 1;
+            if !log_tail.contains("Address already in use") || attempts == ATTEMPTS {
+                return Err(anyhow!("PostgreSQL {reason}. The end of its log:\n{log_tail}\n{ALTERNATIVE}"));
             }
             self.port = port::free()?;
         }
     }
 
     fn server(&self) -> Program {
+        let data = data_path(&self.folder);
         let mut command = Command::new(self.binaries.join("postgres"));
-        command.current_dir(self.home.data()).arg("-D").arg(self.home.data());
+        command.current_dir(&data).arg("-D").arg(&data);
         let settings = [
             "listen_addresses=127.0.0.1".to_owned(),
             format!("port={}", self.port),
             "unix_socket_directories=".to_owned(),
             format!("max_connections={MAX_CONNECTIONS}"),
-            // In its folder rather than in /dev/shm, so that nothing stays after kill -9.
+            // In the server's folder rather than in /dev/shm, where files would stay after kill -9.
             "dynamic_shared_memory_type=mmap".to_owned(),
             "fsync=on".to_owned(),
         ];
         for setting in settings {
             command.arg("-c").arg(setting);
         }
-        // SIGQUIT, its immediate shutdown, lets it give back its System V segment as well.
-        Program::new(command, self.home.log()).user(User::unprivileged()).death_signal(Signal::QUIT)
+        // On SIGQUIT, its immediate shutdown, it also releases its System V segment.
+        Program::new(command, log_path(&self.folder)).user(User::unprivileged()).death_signal(Signal::QUIT)
     }
 
-    async fn until_ready(&self, child: &Child) -> Result<(), String> {
+    async fn wait_until_ready(&self, child: &Child) -> Result<(), String> {
         let deadline = Instant::now() + Duration::from_secs(START_SECS);
         loop {
             let error = match PgConnection::connect(&self.admin_url()).await {
@@ -216,79 +189,7 @@ impl Postgres {
     }
 }
 
-fn temporary_folder(user: Option<User>) -> anyhow::Result<Scratch> {
-    let parent = cache::temporary(user);
-    let scratch = Scratch::new(&parent, "theater-postgres").with_context(|| {
-        format!("can't make a temporary folder in {} (TMPDIR chooses another)", parent.display())
-    })?;
-    data_folder(scratch.path(), user)?;
-    Ok(scratch)
-}
-
-fn kept_folder(path: &Path, user: Option<User>) -> anyhow::Result<PathBuf> {
-    let home = path.join("postgres");
-    fs::create_dir_all(&home).with_context(|| format!("can't create {}", home.display()))?;
-    let home = home.canonicalize()?;
-    data_folder(&home, user)?;
-    if !cache::open_to(user, &home) {
-        bail!(
-            "PostgreSQL can't use {}: it does not run as root, and its user {} may not enter that folder. \
-             Choose another --data folder, or open the folders above it (chmod o+x)",
-            home.display(),
-            User::NOBODY.uid,
-        );
-    }
-    Ok(home)
-}
-
-fn data_folder(home: &Path, user: Option<User>) -> anyhow::Result<()> {
-    let data = home.join("data");
-    if data.is_dir() {
-        return Ok(());
-    }
-    fs::create_dir(&data)?;
-    fs::set_permissions(&data, Permissions::from_mode(0o700))?;
-    if let Some(user) = user {
-        chown(&data, Some(user.uid), Some(user.gid))
-            .with_context(|| format!("can't give {} to user {}", data.display(), user.uid))?;
-    }
-    Ok(())
-}
-
-/// The superuser's password; initialises the data if there are none yet.
-async fn password(home: &Home, binaries: &Path, user: Option<User>) -> anyhow::Result<String> {
-    let file = home.path().join("password");
-    if home.data().join("PG_VERSION").exists() {
-        return fs::read_to_string(&file).with_context(|| format!("can't read {}", file.display()));
-    }
-    // What a start that was cut short has left would stop initdb.
-    fs::remove_dir_all(home.data())?;
-    data_folder(home.path(), user)?;
-    let password = Uuid::new_v4().simple().to_string();
-    let _ = fs::remove_file(&file);
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&file)?
-        .write_all(password.as_bytes())?;
-    if let Some(user) = user {
-        chown(&file, Some(user.uid), Some(user.gid))?;
-    }
-
-    let mut initdb = Command::new(binaries.join("initdb"));
-    initdb.current_dir(home.data()).arg("-D").arg(home.data()).arg("--pwfile").arg(&file);
-    initdb.args(["--no-sync", "--no-locale", "--encoding=UTF8", "--username", SUPERUSER]);
-    initdb.args(["--auth-local=reject", "--auth-host=password"]);
-    let child = Program::new(initdb, home.log()).user(user).spawn().context("can't start initdb")?;
-    let status = child.exited().await;
-    if !status.success() {
-        bail!("initdb failed ({status}):\n{}\n{WAY_OUT}", child.last_words());
-    }
-    Ok(password)
-}
-
-/// Creates a database on the server of `admin_url` unless it is there; returns its URL.
+/// Creates a database on the server of `admin_url` unless it exists. Returns its URL.
 ///
 /// # Errors
 /// If the server can't be reached or refuses.
@@ -304,7 +205,7 @@ pub async fn create_database(admin_url: &str, name: &str) -> anyhow::Result<Stri
     with_database(admin_url, name)
 }
 
-/// Drops a database, whoever is connected to it.
+/// Drops a database, even if there are connections to it.
 ///
 /// # Errors
 /// If the server can't be reached or refuses.
@@ -323,7 +224,7 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// The same server's URL with another database.
+/// The URL of another database on the same server.
 fn with_database(url: &str, name: &str) -> anyhow::Result<String> {
     let mut url = reqwest::Url::parse(url).context("not a PostgreSQL URL")?;
     url.set_path(name);

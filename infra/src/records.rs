@@ -1,4 +1,4 @@
-//! Reading topics from outside any group: for the demo, `tail` and the tests.
+//! Reads topics without a consumer group: for the demo, `tail` and the embedded broker's limit.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,28 +14,27 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokio::time::timeout;
 
-/// How long a broker may take to tell of its topics.
-const ANSWER: Duration = Duration::from_secs(10);
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
-const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// How long a broker may take to answer a query for metadata or watermarks.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How a broker is reached.
+/// How to connect to a Kafka cluster.
 #[derive(Clone, Debug)]
-pub struct Broker {
+pub struct BrokerConfig {
     /// host:port, comma-separated.
     pub bootstrap_servers: String,
     /// Further librdkafka settings (TLS, SASL).
     pub settings: Vec<(String, String)>,
 }
 
-impl Broker {
-    /// One that needs no more than its address.
-    pub fn at(bootstrap_servers: impl Into<String>) -> Self {
+impl BrokerConfig {
+    /// A cluster that needs neither TLS nor authentication.
+    pub fn plaintext(bootstrap_servers: impl Into<String>) -> Self {
         Self { bootstrap_servers: bootstrap_servers.into(), settings: Vec::new() }
     }
 
-    /// Client settings for it.
-    pub fn config(&self) -> ClientConfig {
+    pub fn client_config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         for (key, value) in &self.settings {
             config.set(key, value);
@@ -48,13 +47,13 @@ impl Broker {
 /// Where reading starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// With the oldest record that is kept.
+    /// At the oldest record that is kept.
     Beginning,
-    /// After what is there now.
+    /// After the newest record.
     Now,
 }
 
-/// A record as it stands in the log.
+/// A record of a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     pub topic: String,
@@ -66,8 +65,8 @@ pub struct Record {
 }
 
 impl Record {
-    fn read(message: &BorrowedMessage<'_>) -> Self {
-        // Whatever someone put there is shown as far as it can be.
+    fn from_message(message: &BorrowedMessage<'_>) -> Self {
+        // Headers of any producer are shown as far as they can be read.
         let (headers, _unreadable) = service_kit::messaging::record::headers(message);
         Self {
             topic: message.topic().to_owned(),
@@ -86,65 +85,69 @@ impl Record {
     }
 }
 
-/// All records of some topics, in order within each partition.
-pub struct Records {
+/// Reads all records of some topics, in order within each partition.
+pub struct RecordReader {
     consumer: StreamConsumer,
-    /// Asks where partitions begin and end: its questions don't queue behind a consumer's waiting fetch.
-    lookup: Arc<BaseConsumer>,
+    /// For metadata and watermarks: its queries don't queue behind a fetch of `consumer`.
+    metadata_client: Arc<BaseConsumer>,
     topics: Vec<String>,
-    /// The offset after the last record that was returned, by topic and partition.
-    next: HashMap<(String, i32), i64>,
+    /// The position: the offset after the last record that was returned, by topic and partition.
+    positions: HashMap<(String, i32), i64>,
 }
 
-impl Records {
-    /// Finds the topics' partitions and where they start or end now: what is produced after this returns is
-    /// read in any case.
+impl RecordReader {
+    /// Queries the topics' partitions and their watermarks. Records that are produced after this returns are read in any
+    /// case.
     ///
     /// # Errors
     /// If the broker does not answer or a topic does not exist.
-    pub async fn open(broker: &Broker, topics: &[String], start: Start) -> anyhow::Result<Self> {
-        let (consumer, lookup) = clients(broker)?;
-        let mut records = Self { consumer, lookup, topics: topics.to_vec(), next: HashMap::new() };
-        for (place, (low, high)) in records.bounds().await? {
-            records.next.insert(place, if start == Start::Beginning { low } else { high });
+    pub async fn open(broker: &BrokerConfig, topics: &[String], start: Start) -> anyhow::Result<Self> {
+        let (consumer, metadata_client) = clients(broker)?;
+        let mut reader =
+            Self { consumer, metadata_client, topics: topics.to_vec(), positions: HashMap::new() };
+        for (partition, (low, high)) in reader.watermarks().await? {
+            reader.positions.insert(partition, if start == Start::Beginning { low } else { high });
         }
         let mut assignment = TopicPartitionList::new();
-        for ((topic, partition), offset) in &records.next {
+        for ((topic, partition), offset) in &reader.positions {
             assignment.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
         }
-        records.consumer.assign(&assignment)?;
-        Ok(records)
+        reader.consumer.assign(&assignment)?;
+        Ok(reader)
     }
 
-    /// The next record. Cancelling loses none.
+    /// The next record. Cancelling this loses none. Waits for an unavailable broker.
     ///
     /// # Errors
-    /// If a position has left the log; a broker that is away is waited for.
+    /// If a position is no longer in the log.
     pub async fn next(&mut self) -> anyhow::Result<Record> {
         loop {
-            // librdkafka wakes us when its queue was empty. A poll that handled an inner event can leave messages
-            // there, of which nobody would be told: so look again after a while.
-            match timeout(LOOK_AGAIN, self.consumer.recv()).await {
+            // librdkafka wakes the stream only if its queue was empty. A poll that handled an internal event can leave
+            // messages there without a wake-up: so poll again after a while.
+            match timeout(POLL_INTERVAL, self.consumer.recv()).await {
                 Ok(Ok(message)) => {
-                    let record = Record::read(&message);
-                    self.next.insert((record.topic.clone(), record.partition), record.offset + 1);
+                    let record = Record::from_message(&message);
+                    self.positions.insert((record.topic.clone(), record.partition), record.offset + 1);
                     return Ok(record);
                 }
-                Ok(Err(error)) if !is_passing(&error) => return Err(error).context("reading from Kafka"),
+                Ok(Err(error)) if !is_transient(&error) => return Err(error).context("reading from Kafka"),
                 Ok(Err(_)) | Err(_) => {}
             }
         }
     }
 
-    /// What has been produced up to now and was not returned yet.
+    /// The records that have been produced up to now and were not returned yet.
     ///
     /// # Errors
-    /// As for [`next`](Self::next), or if the end can't be found out.
-    pub async fn up_to_now(&mut self) -> anyhow::Result<Vec<Record>> {
-        let ends = self.bounds().await?;
+    /// As for [`next`](Self::next), or if the broker does not answer.
+    pub async fn read_to_end(&mut self) -> anyhow::Result<Vec<Record>> {
+        let watermarks = self.watermarks().await?;
         let mut records = Vec::new();
-        while ends.iter().any(|(place, (_, end))| self.next.get(place).is_some_and(|next| next < end)) {
-            let record = timeout(ANSWER, self.next());
+        while watermarks
+            .iter()
+            .any(|(partition, (_, end))| self.positions.get(partition).is_some_and(|position| position < end))
+        {
+            let record = timeout(QUERY_TIMEOUT, self.next());
             records.push(record.await.map_err(|_| anyhow!("Kafka does not give what it has"))??);
         }
         Ok(records)
@@ -154,42 +157,42 @@ impl Records {
     ///
     /// # Errors
     /// If the broker does not answer.
-    pub async fn any(broker: &Broker, topics: &[String]) -> anyhow::Result<bool> {
-        let (consumer, lookup) = clients(broker)?;
-        let lister = Arc::clone(&lookup);
-        let metadata = tokio::task::spawn_blocking(move || lister.fetch_metadata(None, ANSWER)).await?;
+    pub async fn any_exist(broker: &BrokerConfig, topics: &[String]) -> anyhow::Result<bool> {
+        let (consumer, metadata_client) = clients(broker)?;
+        let client = Arc::clone(&metadata_client);
+        let metadata =
+            tokio::task::spawn_blocking(move || client.fetch_metadata(None, QUERY_TIMEOUT)).await?;
         let metadata =
             metadata.with_context(|| format!("Kafka at {} does not answer", broker.bootstrap_servers))?;
         let exists = |name: &&String| metadata.topics().iter().any(|topic| topic.name() == name.as_str());
         let topics = topics.iter().filter(exists).cloned().collect();
-        let bounds = Self { consumer, lookup, topics, next: HashMap::new() }.bounds().await?;
-        Ok(bounds.values().any(|(low, high)| high > low))
+        let reader = Self { consumer, metadata_client, topics, positions: HashMap::new() };
+        Ok(reader.watermarks().await?.values().any(|(low, high)| high > low))
     }
 
-    /// Where each partition begins and ends now.
-    async fn bounds(&self) -> anyhow::Result<HashMap<(String, i32), (i64, i64)>> {
-        let (lookup, topics) = (Arc::clone(&self.lookup), self.topics.clone());
-        // The calls block.
+    /// The low and high watermark of each partition.
+    async fn watermarks(&self) -> anyhow::Result<HashMap<(String, i32), (i64, i64)>> {
+        let (client, topics) = (Arc::clone(&self.metadata_client), self.topics.clone());
+        // librdkafka's queries block.
         tokio::task::spawn_blocking(move || {
-            let mut bounds = HashMap::new();
+            let mut all = HashMap::new();
             for topic in topics {
-                let partitions = partitions(&lookup, &topic)?;
-                for partition in partitions {
-                    let watermarks = answered(|| lookup.fetch_watermarks(&topic, partition, ANSWER))?;
-                    bounds.insert((topic.clone(), partition), watermarks);
+                for partition in partitions(&client, &topic)? {
+                    let watermarks = retry(|| client.fetch_watermarks(&topic, partition, QUERY_TIMEOUT))?;
+                    all.insert((topic.clone(), partition), watermarks);
                 }
             }
-            Ok(bounds)
+            Ok(all)
         })
         .await?
     }
 }
 
-fn partitions(lookup: &BaseConsumer, topic: &str) -> anyhow::Result<Vec<i32>> {
-    let known = answered(|| {
-        let metadata = lookup.fetch_metadata(Some(topic), ANSWER)?;
-        let known = metadata.topics().iter().find(|known| known.name() == topic);
-        match known.map(|known| (known.error().map(RDKafkaErrorCode::from), known.partitions())) {
+fn partitions(client: &BaseConsumer, topic: &str) -> anyhow::Result<Vec<i32>> {
+    let partitions = retry(|| {
+        let metadata = client.fetch_metadata(Some(topic), QUERY_TIMEOUT)?;
+        let topic = metadata.topics().iter().find(|found| found.name() == topic);
+        match topic.map(|topic| (topic.error().map(RDKafkaErrorCode::from), topic.partitions())) {
             Some((Some(RDKafkaErrorCode::LeaderNotAvailable), _)) => {
                 Err(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable))
             }
@@ -198,24 +201,24 @@ fn partitions(lookup: &BaseConsumer, topic: &str) -> anyhow::Result<Vec<i32>> {
         }
     })
     .context("Kafka does not answer")?;
-    ensure!(!known.is_empty(), "there is no topic {topic}");
-    Ok(known)
+    ensure!(!partitions.is_empty(), "there is no topic {topic}");
+    Ok(partitions)
 }
 
-/// Asks again while a topic that has just been created still looks for its leader.
-fn answered<T>(mut ask: impl FnMut() -> KafkaResult<T>) -> KafkaResult<T> {
-    let deadline = Instant::now() + ANSWER;
+/// Retries a query, for example while a topic that has just been created has no leader yet.
+fn retry<T>(mut query: impl FnMut() -> KafkaResult<T>) -> KafkaResult<T> {
+    let deadline = Instant::now() + QUERY_TIMEOUT;
     loop {
-        match ask() {
-            Err(error) if is_passing(&error) && Instant::now() < deadline => thread::sleep(ASK_AGAIN),
-            answer => return answer,
+        match query() {
+            Err(error) if is_transient(&error) && Instant::now() < deadline => thread::sleep(RETRY_INTERVAL),
+            result => return result,
         }
     }
 }
 
-/// They never join their group nor commit in it; librdkafka wants a name.
-fn clients(broker: &Broker) -> anyhow::Result<(StreamConsumer, Arc<BaseConsumer>)> {
-    let mut config = broker.config();
+/// librdkafka requires a group name, but these clients neither join the group nor commit in it.
+fn clients(broker: &BrokerConfig) -> anyhow::Result<(StreamConsumer, Arc<BaseConsumer>)> {
+    let mut config = broker.client_config();
     config.set("group.id", "theater.reader").set("enable.auto.commit", "false");
     config.set("auto.offset.reset", "error").set("allow.auto.create.topics", "false");
     config.set("fetch.wait.max.ms", "100");
@@ -223,13 +226,13 @@ fn clients(broker: &Broker) -> anyhow::Result<(StreamConsumer, Arc<BaseConsumer>
     Ok((config.create().context(settings)?, Arc::new(config.create().context(settings)?)))
 }
 
-/// librdkafka tells of lost connections and goes on by itself.
-fn is_passing(error: &KafkaError) -> bool {
+/// Whether librdkafka recovers from the error by itself, such as a lost connection.
+fn is_transient(error: &KafkaError) -> bool {
     use RDKafkaErrorCode::{
         AllBrokersDown, BrokerTransportFailure, LeaderNotAvailable, NotLeaderForPartition, OperationTimedOut,
         RequestTimedOut, Resolve,
     };
-    let passing = [
+    let transient = [
         AllBrokersDown,
         BrokerTransportFailure,
         LeaderNotAvailable,
@@ -238,5 +241,5 @@ fn is_passing(error: &KafkaError) -> bool {
         RequestTimedOut,
         Resolve,
     ];
-    error.rdkafka_error_code().is_some_and(|code| passing.contains(&code))
+    error.rdkafka_error_code().is_some_and(|code| transient.contains(&code))
 }

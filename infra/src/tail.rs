@@ -1,20 +1,20 @@
-//! `theater tail`: events as they pass.
+//! `theater tail`: prints events as they arrive.
 
 use std::io::{self, Write, stdout};
 
 use anyhow::{Context, bail};
 use shared_events::{Topic, Topics};
 
-use crate::options::{Kafka, Parts};
-use crate::records::{Broker, Records, Start};
-use crate::{running, show};
+use crate::options::{Kafka, LauncherOptions};
+use crate::records::{BrokerConfig, RecordReader, Start};
+use crate::{runtime_file, terminal};
 
-/// Prints until it is cancelled or nobody reads any more.
+/// Prints until it is cancelled or standard output is closed.
 ///
 /// # Errors
-/// If no theater is found, or the broker or a topic isn't there.
-pub async fn run(parts: &Parts, topics: &[String], from_beginning: bool) -> anyhow::Result<()> {
-    let (broker, prefix) = target(parts)?;
+/// If no theater is found, or if the broker or a topic doesn't exist.
+pub async fn run(options: &LauncherOptions, topics: &[String], from_beginning: bool) -> anyhow::Result<()> {
+    let (broker, prefix) = find_broker(options)?;
     let names = Topics::new(prefix);
     let topics = match topics {
         [] => {
@@ -23,32 +23,30 @@ pub async fn run(parts: &Parts, topics: &[String], from_beginning: bool) -> anyh
         topics => topics.to_vec(),
     };
     let start = if from_beginning { Start::Beginning } else { Start::Now };
-    let mut records = Records::open(&broker, &topics, start).await?;
+    let mut reader = RecordReader::open(&broker, &topics, start).await?;
     eprintln!("{} at {}; Ctrl-C ends it", topics.join(", "), broker.bootstrap_servers);
     loop {
-        let record = records.next().await?;
-        match writeln!(stdout(), "{}", show::record(&record, "")) {
+        let record = reader.next().await?;
+        match writeln!(stdout(), "{}", terminal::format_record(&record, "")) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             written => written.context("can't print")?,
         }
     }
 }
 
-fn target(parts: &Parts) -> anyhow::Result<(Broker, String)> {
-    match &parts.kafka {
+/// The broker and the prefix of its topics.
+fn find_broker(options: &LauncherOptions) -> anyhow::Result<(BrokerConfig, String)> {
+    match &options.kafka {
         Some(Kafka::At(address)) => {
-            let broker =
-                Broker { bootstrap_servers: address.clone(), settings: parts.kafka_config.0.clone() };
-            Ok((broker, parts.kafka_topic_prefix.clone()))
+            Ok((options.broker_config(address.clone()), options.kafka_topic_prefix.clone()))
         }
         Some(Kafka::Embedded | Kafka::Native) => bail!("tail reads from a running broker: --kafka HOST:PORT"),
         None => {
-            let running = running::find(&running::folder()?)?.into_iter().next();
+            let running = runtime_file::find(&runtime_file::folder()?)?.into_iter().next();
             let running = running.context(
                 "no theater is running here: start one with `cargo run`, or say --kafka HOST:PORT",
             )?;
-            let broker = Broker { bootstrap_servers: running.kafka, settings: parts.kafka_config.0.clone() };
-            Ok((broker, running.topic_prefix))
+            Ok((options.broker_config(running.kafka), running.topic_prefix))
         }
     }
 }

@@ -1,4 +1,6 @@
-//! The whole theater: a broker, a database server and the five services, started together and stopped together.
+//! The whole theater: a broker, a database server and the five services, started and stopped together.
+//!
+//! - `databases`: the services' databases
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,32 +8,34 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use shared_events::{Topic, Topics};
 
-use crate::fleet::{Fleet, Ports, Service, Settings};
+use crate::fleet::{Fleet, Ports, Settings};
 use crate::kafka_embedded::EmbeddedKafka;
 use crate::kafka_native::{NativeKafka, Port};
-use crate::options::{Kafka, Parts};
+use crate::options::{Kafka, LauncherOptions};
 use crate::progress::step;
-use crate::records::{Broker, Records};
-use crate::running::{self, Announcement, Running};
-use crate::supervise::Scratch;
+use crate::records::{BrokerConfig, RecordReader};
+use crate::runtime_file::{self, RunningTheater, RuntimeFile};
+use crate::service::Service;
+use crate::supervise::TempDir;
 
 mod databases;
 
-use databases::Databases;
+use databases::{Databases, exit_error};
 
-/// Of the topics that a theater creates.
+/// The number of partitions of the topics that a theater creates.
 const PARTITIONS: i32 = 12;
 
-/// What a theater is for.
+/// What a theater is started for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// On the usual ports, to be found by `tail`.
+pub enum Mode {
+    /// On the default ports, with a runtime file by which `tail` finds it.
     Serve,
-    /// On free ports, beside one that may be running.
+    /// On free ports: another theater may be running.
     Demo,
 }
 
-enum Carrier {
+/// The broker, as far as this theater runs it.
+enum Broker {
     Embedded(EmbeddedKafka),
     Native(NativeKafka),
     External,
@@ -41,44 +45,46 @@ enum Carrier {
 pub struct Theater {
     fleet: Fleet,
     databases: Databases,
-    /// Exports that are thrown away with the databases which know of them.
-    exports: Option<Scratch>,
-    carrier: Carrier,
+    /// The folder of exports that are removed with the databases that refer to them.
+    exports: Option<TempDir>,
     broker: Broker,
+    broker_config: BrokerConfig,
     topics: Topics,
-    announcement: Option<Announcement>,
+    runtime_file: Option<RuntimeFile>,
 }
 
 impl Theater {
-    /// Starts everything, telling of each step.
+    /// Starts everything, and prints each step.
     ///
     /// # Errors
-    /// One message that says what stands in the way, and the way out.
-    pub async fn start(parts: &Parts, purpose: Purpose) -> anyhow::Result<Self> {
-        parts.check()?;
-        let ports = Ports::new(&parts.addresses, purpose == Purpose::Serve);
+    /// One message with the cause and what can be done.
+    pub async fn start(options: &LauncherOptions, mode: Mode) -> anyhow::Result<Self> {
+        options.check()?;
+        let ports = Ports::new(&options.addresses, mode == Mode::Serve);
         ports.check()?;
-        let topics = Topics::new(parts.kafka_topic_prefix.clone());
-        refuse_events_without_their_databases(parts, &topics).await?;
+        let topics = Topics::new(options.kafka_topic_prefix.clone());
+        refuse_events_without_their_databases(options, &topics).await?;
 
-        let exports = throw_away(parts).then(|| Scratch::new(&std::env::temp_dir(), "theater-exports"));
+        let temporary = is_temporary(options);
+        let exports = temporary.then(|| TempDir::new(&std::env::temp_dir(), "theater-exports"));
         let exports = exports.transpose().context("no folder for exports")?;
-        let databases = Databases::start(parts).await?;
-        let folder = exports.as_ref().map(|scratch| scratch.path().to_owned());
-        let folder = folder.or_else(|| parts.data.as_ref().map(|data| data.join("exports")));
-        // Who sets it knows better.
-        let folder = folder.filter(|_| std::env::var_os("EXPORTS_DIR").is_none());
-        let started = Self::start_on(&databases, parts, purpose, ports, &topics, folder).await;
-        let (fleet, carrier, broker) = match started {
+        let databases = Databases::start(options).await?;
+        let exports_path = exports.as_ref().map(|folder| folder.path().to_owned());
+        let exports_path = exports_path.or_else(|| options.data.as_ref().map(|data| data.join("exports")));
+        // The environment variable takes precedence.
+        let exports_path = exports_path.filter(|_| std::env::var_os("EXPORTS_DIR").is_none());
+        let started = Self::start_on(&databases, options, mode, ports, &topics, exports_path).await;
+        let (fleet, broker, broker_config) = match started {
             Ok(started) => started,
             Err(error) => {
                 databases.stop().await;
                 return Err(error);
             }
         };
-        let mut theater = Self { fleet, databases, exports, carrier, broker, topics, announcement: None };
-        if purpose == Purpose::Serve
-            && let Err(error) = theater.announce(parts)
+        let mut theater =
+            Self { fleet, databases, exports, broker, broker_config, topics, runtime_file: None };
+        if mode == Mode::Serve
+            && let Err(error) = theater.write_runtime_file(options)
         {
             tracing::warn!(error = %format!("{error:#}"), "tail will not find this theater by itself");
         }
@@ -87,73 +93,74 @@ impl Theater {
 
     async fn start_on(
         databases: &Databases,
-        parts: &Parts,
-        purpose: Purpose,
+        options: &LauncherOptions,
+        mode: Mode,
         ports: Ports,
         topics: &Topics,
         exports: Option<PathBuf>,
-    ) -> anyhow::Result<(Fleet, Carrier, Broker)> {
-        let (carrier, broker) = start_broker(parts, purpose, topics).await?;
-        let settings: Vec<String> =
-            broker.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    ) -> anyhow::Result<(Fleet, Broker, BrokerConfig)> {
+        let (broker, broker_config) = start_broker(options, mode, topics).await?;
+        let kafka_config: Vec<String> =
+            broker_config.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let settings = Settings {
             ports,
             databases: databases.urls(),
-            kafka: broker.bootstrap_servers.clone(),
-            kafka_config: settings.join(","),
-            topic_prefix: parts.kafka_topic_prefix.clone(),
+            kafka: broker_config.bootstrap_servers.clone(),
+            kafka_config: kafka_config.join(","),
+            topic_prefix: options.kafka_topic_prefix.clone(),
             partitions: PARTITIONS,
             exports,
         };
         let fleet = step("starting the services", Fleet::start(&settings)).await?;
-        step("joining the consumer groups", fleet.joined()).await?;
-        Ok((fleet, carrier, broker))
+        step("joining the consumer groups", fleet.wait_until_joined()).await?;
+        Ok((fleet, broker, broker_config))
     }
 
-    fn announce(&mut self, parts: &Parts) -> anyhow::Result<()> {
-        let running = Running {
+    fn write_runtime_file(&mut self, options: &LauncherOptions) -> anyhow::Result<()> {
+        let theater = RunningTheater {
             pid: std::process::id(),
             gateway: self.gateway(),
-            kafka: self.broker.bootstrap_servers.clone(),
-            topic_prefix: parts.kafka_topic_prefix.clone(),
+            kafka: self.broker_config.bootstrap_servers.clone(),
+            topic_prefix: options.kafka_topic_prefix.clone(),
         };
-        self.announcement = Some(running::announce(&running::folder()?, &running)?);
+        self.runtime_file = Some(runtime_file::announce(&runtime_file::folder()?, &theater)?);
         Ok(())
     }
 
+    /// The gateway's URL.
     pub fn gateway(&self) -> String {
         self.fleet.url(Service::Gateway)
     }
 
-    pub fn broker(&self) -> &Broker {
-        &self.broker
+    pub fn broker_config(&self) -> &BrokerConfig {
+        &self.broker_config
     }
 
-    /// Returns, with the reason, when a part of it can't go on.
-    pub async fn failed(&mut self) -> anyhow::Error {
-        let (carrier, databases) = (&mut self.carrier, &self.databases);
-        let broker_ended = async {
-            match carrier {
-                Carrier::Embedded(kafka) => kafka.full().await,
-                Carrier::Native(kafka) => databases::ended("Apache Kafka", kafka.child()).await,
-                Carrier::External => std::future::pending().await,
+    /// Returns the reason when a service, the broker or the database server ends.
+    pub async fn wait_for_failure(&mut self) -> anyhow::Error {
+        let (broker, databases) = (&mut self.broker, &self.databases);
+        let broker_fails = async {
+            match broker {
+                Broker::Embedded(kafka) => kafka.wait_until_full().await,
+                Broker::Native(kafka) => exit_error("Apache Kafka", kafka.child()).await,
+                Broker::External => std::future::pending().await,
             }
         };
         tokio::select! {
-            reason = self.fleet.ended() => reason,
-            reason = broker_ended => reason,
-            reason = databases.ended() => reason,
+            reason = self.fleet.wait_for_exit() => reason,
+            reason = broker_fails => reason,
+            reason = databases.wait_for_exit() => reason,
         }
     }
 
-    /// Drains the services, then ends what they stood on.
+    /// Drains the services, then stops the broker and the database server.
     pub async fn stop(self) {
-        drop(self.announcement);
+        drop(self.runtime_file);
         self.fleet.stop().await;
         let broker_stops = async {
-            match self.carrier {
-                Carrier::Native(mut kafka) => kafka.stop().await,
-                Carrier::Embedded(_) | Carrier::External => {}
+            match self.broker {
+                Broker::Native(mut kafka) => kafka.stop().await,
+                Broker::Embedded(_) | Broker::External => {}
             }
         };
         tokio::join!(broker_stops, self.databases.stop());
@@ -161,16 +168,16 @@ impl Theater {
     }
 }
 
-/// What was started and where.
+/// What was started, and its addresses.
 impl fmt::Display for Theater {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let gateway = self.gateway();
-        let kind = match &self.carrier {
-            Carrier::Embedded(_) => {
+        let kind = match &self.broker {
+            Broker::Embedded(_) => {
                 "embedded: kcat can read it, Java clients can't; forgets everything at the end"
             }
-            Carrier::Native(_) => "Apache Kafka",
-            Carrier::External => "yours",
+            Broker::Native(_) => "Apache Kafka",
+            Broker::External => "yours",
         };
         let topics = Topic::ALL.map(|topic| self.topics.name(topic)).join(", ");
         let dead_letters = Topic::ALL.map(|topic| self.topics.dead_letters(topic)).join(", ");
@@ -179,7 +186,7 @@ impl fmt::Display for Theater {
         for service in Service::STATEFUL {
             writeln!(f, "                {} {}", self.fleet.url(service), service.name())?;
         }
-        writeln!(f, "  Kafka         {} ({kind})", self.broker.bootstrap_servers)?;
+        writeln!(f, "  Kafka         {} ({kind})", self.broker_config.bootstrap_servers)?;
         writeln!(f, "  topics        {topics}")?;
         writeln!(f, "  dead letters  {dead_letters}")?;
         writeln!(f, "  PostgreSQL    {}", self.databases)?;
@@ -190,39 +197,47 @@ impl fmt::Display for Theater {
     }
 }
 
-/// Whether the databases are gone at the end: a private server's, or those beside the embedded broker, which forgets.
-fn throw_away(parts: &Parts) -> bool {
-    parts.data.is_none() && (parts.postgres.is_none() || parts.kafka() == Kafka::Embedded)
+/// Whether the databases are removed at the end: those of a private server, and those beside the embedded broker, which
+/// loses its records.
+fn is_temporary(options: &LauncherOptions) -> bool {
+    options.data.is_none() && (options.postgres.is_none() || options.kafka() == Kafka::Embedded)
 }
 
-async fn start_broker(parts: &Parts, purpose: Purpose, topics: &Topics) -> anyhow::Result<(Carrier, Broker)> {
-    match parts.kafka() {
+async fn start_broker(
+    options: &LauncherOptions,
+    mode: Mode,
+    topics: &Topics,
+) -> anyhow::Result<(Broker, BrokerConfig)> {
+    match options.kafka() {
         Kafka::Embedded => {
             let kafka =
                 step("starting the embedded broker", EmbeddedKafka::start(topics, PARTITIONS)).await?;
-            let broker = Broker::at(kafka.bootstrap_servers());
-            Ok((Carrier::Embedded(kafka), broker))
+            let config = BrokerConfig::plaintext(kafka.bootstrap_servers());
+            Ok((Broker::Embedded(kafka), config))
         }
         Kafka::Native => {
-            let port = if purpose == Purpose::Serve { Port::Usual } else { Port::Any };
-            let kafka = NativeKafka::start(parts.data.as_deref(), port).await?;
-            let broker = Broker::at(kafka.bootstrap_servers());
-            Ok((Carrier::Native(kafka), broker))
+            let port = if mode == Mode::Serve { Port::Default } else { Port::Any };
+            let kafka = NativeKafka::start(options.data.as_deref(), port).await?;
+            let config = BrokerConfig::plaintext(kafka.bootstrap_servers());
+            Ok((Broker::Native(kafka), config))
         }
-        Kafka::At(bootstrap_servers) => {
-            Ok((Carrier::External, Broker { bootstrap_servers, settings: parts.kafka_config.0.clone() }))
-        }
+        Kafka::At(bootstrap_servers) => Ok((Broker::External, options.broker_config(bootstrap_servers))),
     }
 }
 
-/// Databases that begin empty would decide again what an existing log tells, and publish it a second time.
-async fn refuse_events_without_their_databases(parts: &Parts, topics: &Topics) -> anyhow::Result<()> {
-    let Kafka::At(address) = parts.kafka() else { return Ok(()) };
-    let kept = parts.data.as_ref().is_some_and(|data| data.join("postgres").exists());
-    let broker = Broker { bootstrap_servers: address.clone(), settings: parts.kafka_config.0.clone() };
+/// Refuses an existing log without its databases: empty databases would decide its reservations again, and publish the
+/// events a second time.
+async fn refuse_events_without_their_databases(
+    options: &LauncherOptions,
+    topics: &Topics,
+) -> anyhow::Result<()> {
+    let Kafka::At(address) = options.kafka() else { return Ok(()) };
+    let has_databases = options.data.as_ref().is_some_and(|data| data.join("postgres").exists());
     let names = Topic::ALL.map(|topic| topics.name(topic));
-    let events = Records::any(&broker, &names).await.context("can't look at the topics")?;
-    if events && !kept && parts.postgres.is_none() {
+    let has_events = RecordReader::any_exist(&options.broker_config(address.clone()), &names)
+        .await
+        .context("can't look at the topics")?;
+    if has_events && !has_databases && options.postgres.is_none() {
         bail!(
             "the topics {} at {address} hold events already, and databases that begin empty would decide them anew. \
              Say where theirs are (--postgres URL or --data DIR), or use topics of your own \

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use theater_infra::interrupt::Interrupt;
+use theater_infra::shutdown_signal::ShutdownSignal;
 
 pub mod exports;
 pub mod kubectl;
@@ -82,15 +82,15 @@ pub enum Scene {
 /// The first thing that isn't as it should be.
 pub fn main(options: &Options) -> anyhow::Result<()> {
     tokio::runtime::Runtime::new()?.block_on(async {
-        let interrupt = Interrupt::listen()?;
+        let interrupt = ShutdownSignal::listen()?;
         play(options, &interrupt).await
     })
 }
 
-async fn play(options: &Options, interrupt: &Interrupt) -> anyhow::Result<()> {
+async fn play(options: &Options, interrupt: &ShutdownSignal) -> anyhow::Result<()> {
     let chosen = if options.scenes.is_empty() { Scene::value_variants() } else { &options.scenes };
     let stage = Stage::open(options, Kubectl::new(&options.kubectl, NAMESPACE)?).await?;
-    let played = interrupt.or_fail(async {
+    let played = interrupt.run_or_fail(async {
         for scene in chosen {
             stage.play(*scene).await.with_context(|| format!("{scene:?}"))?;
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use service_kit::process::DRAIN_LIMIT;
 use theater_infra::port;
-use theater_infra::supervise::{Child, Program, Scratch, Signal};
+use theater_infra::supervise::{Child, Program, TempDir, Signal};
 
 use self::crash::{DIES_AT, ORDERS, last_words};
 use crate::theater::Stage;
@@ -38,7 +38,7 @@ pub struct Fleet {
     pub stage: Stage,
     pub members: Vec<Member>,
     binary: &'static str,
-    scratch: Scratch,
+    scratch: TempDir,
 }
 
 impl Fleet {
@@ -62,7 +62,7 @@ impl Fleet {
     /// # Errors
     /// No ports, or no folder for logs.
     pub fn new(binary: &'static str, stage: Stage, replicas: usize) -> anyhow::Result<Self> {
-        let scratch = Scratch::new(&std::env::temp_dir(), "theater-fleet")?;
+        let scratch = TempDir::new(&std::env::temp_dir(), "theater-fleet")?;
         let mut fleet = Self { api: Api::new("")?, stage, members: Vec::new(), binary, scratch };
         for service in SERVICES.into_iter().flat_map(|service| vec![service; replicas]) {
             fleet.members.push(Member {
@@ -160,7 +160,7 @@ impl Fleet {
         let log = std::fs::read_to_string(child.log())?;
         let here = status.signal() == Some(Signal::KILL.as_raw())
             && log.lines().any(|line| line == last_words(point));
-        ensure!(here, "{} ended with {status}, not at {point}: {}", member.service, child.last_words());
+        ensure!(here, "{} ended with {status}, not at {point}: {}", member.service, child.log_tail());
         member.child = None;
         Ok(true)
     }
@@ -174,7 +174,7 @@ impl Fleet {
         let api = Api::new(format!("http://127.0.0.1:{}", member.port))?;
         eventually(member.service, START, async || {
             let child = member.child.as_ref().context("not started")?;
-            ensure!(child.exit_status().is_none(), "it has ended: {}", child.last_words());
+            ensure!(child.exit_status().is_none(), "it has ended: {}", child.log_tail());
             ensure!(api.get("/readyz").await?.status.is_success(), "not ready");
             Ok(())
         })

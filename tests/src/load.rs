@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use reqwest::Method;
 use serde_json::{Value, json};
-use theater_infra::interrupt::Interrupt;
+use theater_infra::shutdown_signal::ShutdownSignal;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Interval, interval, sleep};
 use tokio_util::task::TaskTracker;
@@ -65,10 +65,10 @@ pub fn main(options: &Options) -> anyhow::Result<()> {
 }
 
 async fn run(options: &Options) -> anyhow::Result<()> {
-    let interrupt = Interrupt::listen()?;
+    let interrupt = ShutdownSignal::listen()?;
     let crowd = Crowd::new(&options.gateway)?;
     let began = Instant::now();
-    interrupt.or(crowd.comes(options)).await;
+    interrupt.run_until(crowd.comes(options)).await;
     crowd.leaves().await;
     println!("{} s: the last call is answered: {}", began.elapsed().as_secs(), crowd.tally());
     let outcomes =

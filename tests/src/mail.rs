@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use mail_parser::{MessageParser, MimeHeaders};
 use theater_infra::port;
-use theater_infra::supervise::{Child, Program, Scratch};
+use theater_infra::supervise::{Child, Program, TempDir};
 use tokio::net::TcpStream;
 
 use crate::eventually;
@@ -34,7 +34,7 @@ pub struct MailServer {
     /// A folder for each time that it came.
     folder: PathBuf,
     times: usize,
-    scratch: Scratch,
+    scratch: TempDir,
 }
 
 impl MailServer {
@@ -43,7 +43,7 @@ impl MailServer {
     /// # Errors
     /// No port, or no folder.
     pub fn away(binary: &'static str) -> anyhow::Result<Self> {
-        let scratch = Scratch::new(&std::env::temp_dir(), "theater-mail")?;
+        let scratch = TempDir::new(&std::env::temp_dir(), "theater-mail")?;
         let folder = scratch.path().to_owned();
         let (open, users) = (port::free()?, port::free()?);
         Ok(Self { binary, open, users, child: None, folder, times: 0, scratch })
@@ -72,7 +72,7 @@ impl MailServer {
         command.arg("mail").args(ports).arg(&self.folder).arg(refused);
         let child = Program::new(command, self.scratch.path().join("mail.log")).spawn()?;
         eventually("the mail server listens", START, async || {
-            ensure!(child.exit_status().is_none(), "it has ended:\n{}", child.last_words());
+            ensure!(child.exit_status().is_none(), "it has ended:\n{}", child.log_tail());
             // The one that it opens last.
             Ok(TcpStream::connect(("127.0.0.1", self.users)).await?)
         })

@@ -131,7 +131,7 @@ pub fn main(options: &Options) -> anyhow::Result<()> {
         report
     });
     runtime.shutdown_timeout(Duration::from_secs(5));
-    theater_infra::supervise::finish();
+    theater_infra::supervise::stop_reaper();
     let report = report?;
     if options.markdown {
         print!("{}", report.markdown());

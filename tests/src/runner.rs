@@ -56,7 +56,7 @@ pub fn run(tests: Vec<Test>, threads: usize) -> ExitCode {
     let promises = promise::conclude(!conclusion.has_failed(), conclusion.num_filtered_out == 0);
     // Containers and processes end here; a static would never be dropped.
     runtime.block_on(async move { drop(environment) });
-    theater_infra::supervise::finish();
+    theater_infra::supervise::stop_reaper();
     // What a failed test has left running may wait for a Kafka that is gone.
     if let Some(runtime) = Arc::into_inner(runtime) {
         runtime.shutdown_timeout(SHUTDOWN_LIMIT);

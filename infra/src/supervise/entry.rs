@@ -1,4 +1,4 @@
-//! The first thing a supervised process runs: this executable again, before its real `main`.
+//! What a second run of this executable does, before its real `main`: become a child or the reaper.
 
 use std::env;
 use std::ffi::OsString;
@@ -8,18 +8,15 @@ use std::process::{Command, exit};
 use rustix::process::{self as unix, Signal};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use super::{User, reaper};
+use super::reaper;
+use super::reexec::{CHILD, REAPER};
 
-/// The first argument that tells a second run of this executable from a user's.
-const CHILD: &str = "--theater-child";
-pub(super) const REAPER: &str = "--theater-reaper";
-
-/// What a shell answers for a program that can't be run.
+/// A shell's exit status for a program that can't be run.
 const EXIT_CANNOT_RUN: i32 = 127;
 
-/// Becomes the child or the reaper, if that is what this process was started for; else returns.
+/// Becomes the child or the reaper if this process was started as one; otherwise returns.
 ///
-/// To be called first in `main`, while there is one thread: the change of user is the thread's own.
+/// Call it first in `main`, while there is one thread: changing the user affects the calling thread only.
 pub fn child_entry() {
     let mut args = env::args_os().skip(1);
     match args.next() {
@@ -36,29 +33,7 @@ pub fn child_entry() {
     }
 }
 
-/// `/proc/self/exe` is this very program, even if its file has been replaced since.
-pub(super) fn self_command() -> Command {
-    Command::new("/proc/self/exe")
-}
-
-pub(super) fn reexec(command: &Command, user: Option<User>, death_signal: Signal) -> Command {
-    let mut child = self_command();
-    child.arg(CHILD).arg(unix::getpid().to_string()).arg(death_signal.as_raw_nonzero().to_string());
-    child.arg(user.map_or("-".to_owned(), |user| format!("{}:{}", user.uid, user.gid)));
-    child.arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => child.env(name, value),
-            None => child.env_remove(name),
-        };
-    }
-    if let Some(directory) = command.get_current_dir() {
-        child.current_dir(directory);
-    }
-    child
-}
-
-/// Returns only what went wrong.
+/// Returns only if it fails: the error.
 fn become_child(mut args: impl Iterator<Item = OsString>) -> String {
     let mut text = || args.next().and_then(|arg| arg.into_string().ok()).unwrap_or_default();
     let (parent, signal, user) = (text(), text(), text());
@@ -70,11 +45,11 @@ fn become_child(mut args: impl Iterator<Item = OsString>) -> String {
     {
         return format!("can't become user {user}: {error}");
     }
-    // After the change of user, which clears it.
+    // After the change of user, which clears the death signal.
     if let Err(error) = unix::set_parent_process_death_signal(Some(signal)) {
         return format!("can't ask to die with the parent: {error}");
     }
-    // A parent that died before that line sends no signal.
+    // A parent that died before the death signal was set sends none.
     if unix::getppid().map(|pid| pid.to_string()) != Some(parent) {
         return "the parent has died".to_owned();
     }

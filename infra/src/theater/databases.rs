@@ -1,43 +1,43 @@
-//! One database a service: on a private server, or on one that exists.
+//! One database per service: on a private server, or on an existing one.
 
 use std::fmt;
 
 use anyhow::anyhow;
 use uuid::Uuid;
 
-use crate::fleet::Service;
-use crate::options::{Kafka, Parts};
+use crate::options::{Kafka, LauncherOptions};
 use crate::postgres::{Postgres, create_database, drop_database};
 use crate::progress::step;
+use crate::service::Service;
 use crate::supervise::Child;
 
 /// The services' databases.
 pub(super) struct Databases {
     server: Option<Postgres>,
     admin_url: String,
-    /// Names and URLs, as [`Service::STATEFUL`].
+    /// Names and URLs, in the order of [`Service::STATEFUL`].
     databases: [(String, String); 4],
-    /// The embedded broker forgets, and databases that remember more than their broker are of no use.
-    thrown_away: bool,
+    /// Dropped at the end: the embedded broker loses its records, and databases don't work with another log.
+    temporary: bool,
 }
 
 impl Databases {
-    pub(super) async fn start(parts: &Parts) -> anyhow::Result<Self> {
-        let server = match &parts.postgres {
+    pub(super) async fn start(options: &LauncherOptions) -> anyhow::Result<Self> {
+        let server = match &options.postgres {
             Some(_) => None,
-            None => Some(Postgres::start(parts.data.as_deref()).await?),
+            None => Some(Postgres::start(options.data.as_deref()).await?),
         };
-        let admin_url = match (&server, &parts.postgres) {
+        let admin_url = match (&server, &options.postgres) {
             (Some(server), _) => server.admin_url(),
             (None, Some(url)) => url.clone(),
             (None, None) => return Err(anyhow!("no PostgreSQL was asked for")),
         };
-        let thrown_away = server.is_none() && parts.kafka() == Kafka::Embedded;
-        let prefix = match thrown_away {
+        let temporary = server.is_none() && options.kafka() == Kafka::Embedded;
+        let prefix = match temporary {
             true => format!("theater_{}_", &Uuid::new_v4().simple().to_string()[..8]),
             false => String::new(),
         };
-        let mut databases = Self { server, admin_url, databases: Default::default(), thrown_away };
+        let mut databases = Self { server, admin_url, databases: Default::default(), temporary };
         match step("creating the databases", databases.create(&prefix)).await {
             Ok(()) => Ok(databases),
             Err(error) => {
@@ -60,16 +60,16 @@ impl Databases {
         self.databases.each_ref().map(|(_, url)| url.clone())
     }
 
-    /// Returns, with the reason, if a private server ends by itself.
-    pub(super) async fn ended(&self) -> anyhow::Error {
+    /// Returns the reason if a private server ends by itself.
+    pub(super) async fn wait_for_exit(&self) -> anyhow::Error {
         match &self.server {
-            Some(server) => ended("PostgreSQL", server.child()).await,
+            Some(server) => exit_error("PostgreSQL", server.child()).await,
             None => std::future::pending().await,
         }
     }
 
     pub(super) async fn stop(self) {
-        if self.thrown_away {
+        if self.temporary {
             for (name, _) in self.databases.iter().filter(|(name, _)| !name.is_empty()) {
                 if let Err(error) = drop_database(&self.admin_url, name).await {
                     tracing::error!(database = name, error = %format!("{error:#}"), "a database stays behind");
@@ -92,12 +92,12 @@ impl fmt::Display for Databases {
     }
 }
 
-/// Returns, with its last words, when a child ends.
-pub(super) async fn ended(name: &str, child: Option<&Child>) -> anyhow::Error {
+/// Returns an error with the end of its log when a child ends.
+pub(super) async fn exit_error(name: &str, child: Option<&Child>) -> anyhow::Error {
     match child {
         Some(child) => {
             let status = child.exited().await;
-            anyhow!("{name} has ended ({status}). The end of its log:\n{}", child.last_words())
+            anyhow!("{name} has ended ({status}). The end of its log:\n{}", child.log_tail())
         }
         None => anyhow!("{name} does not run"),
     }

@@ -1,4 +1,4 @@
-//! Apache Kafka from Maven artifacts: start, produce, consume, kill, start again; what is missing is named.
+//! Apache Kafka from Maven artifacts: start, produce, consume, kill, start again; a missing program is named.
 
 use std::os::unix::fs::symlink;
 use std::process::Command;
@@ -12,9 +12,9 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use theater_infra::kafka_native::{NativeKafka, Port};
 use theater_infra::port;
-use theater_infra::supervise::{Program, Scratch};
+use theater_infra::supervise::{Program, TempDir};
 
-use super::role::Role;
+use super::helper_process::HelperProcess;
 use super::supervise::{alive, eventually};
 use crate::test;
 
@@ -22,11 +22,8 @@ const TOPIC: &str = "some.topic";
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test(
-            "kafka::keeps_records_when_killed_and_leaves_nothing",
-            keeps_records_when_killed_and_leaves_nothing,
-        ),
-        test("kafka::a_kept_folder_is_found_again", a_kept_folder_is_found_again),
+        test("kafka::records_survive_a_kill_and_nothing_is_left", records_survive_a_kill_and_nothing_is_left),
+        test("kafka::a_persistent_folder_is_used_again", a_persistent_folder_is_used_again),
         test("kafka::kill_9_of_the_parent_leaves_nothing", kill_9_of_the_parent_leaves_nothing),
         test("kafka::a_missing_java_is_named", a_missing_java_is_named),
         test("kafka::a_missing_maven_is_named", a_missing_maven_is_named),
@@ -53,19 +50,19 @@ async fn create_topic(kafka: &NativeKafka) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the console consumer prints of the first `count` records.
+/// The console consumer's output for the first `count` records.
 async fn console_consumer(kafka: &NativeKafka, count: usize) -> anyhow::Result<String> {
-    let scratch = Scratch::new(&std::env::temp_dir(), "theater-test")?;
+    let temp_dir = TempDir::new(&std::env::temp_dir(), "theater-test")?;
     let mut command = kafka.tools().command("org.apache.kafka.tools.consumer.ConsoleConsumer");
     command.args(["--bootstrap-server", &kafka.bootstrap_servers(), "--topic", TOPIC, "--from-beginning"]);
     command.args(["--max-messages", &count.to_string(), "--timeout-ms", "30000"]);
     command.args(["--formatter-property", "print.key=true"]);
-    let child = Program::new(command, scratch.path().join("log")).spawn()?;
-    anyhow::ensure!(child.exited().await.success(), "{}", child.last_words());
-    Ok(child.last_words())
+    let child = Program::new(command, temp_dir.path().join("log")).spawn()?;
+    anyhow::ensure!(child.exited().await.success(), "{}", child.log_tail());
+    Ok(child.log_tail())
 }
 
-async fn keeps_records_when_killed_and_leaves_nothing() -> anyhow::Result<()> {
+async fn records_survive_a_kill_and_nothing_is_left() -> anyhow::Result<()> {
     let mut kafka = NativeKafka::start(None, Port::Any).await?;
     create_topic(&kafka).await?;
     produce(&kafka, "before").await?;
@@ -74,8 +71,8 @@ async fn keeps_records_when_killed_and_leaves_nothing() -> anyhow::Result<()> {
     kafka.restart().await?;
     assert_eq!(kafka.port(), port);
     produce(&kafka, "after").await?;
-    let seen = console_consumer(&kafka, 2).await?;
-    assert!(seen.contains("key\tbefore") && seen.contains("key\tafter"), "{seen}");
+    let output = console_consumer(&kafka, 2).await?;
+    assert!(output.contains("key\tbefore") && output.contains("key\tafter"), "{output}");
 
     let child = kafka.child().context("it runs")?;
     let (pid, folder) = (child.pid().to_string(), child.log().parent().context("a folder")?.to_owned());
@@ -86,30 +83,30 @@ async fn keeps_records_when_killed_and_leaves_nothing() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn a_kept_folder_is_found_again() -> anyhow::Result<()> {
-    let scratch = Scratch::new(&std::env::temp_dir(), "theater-test")?;
-    let mut first = NativeKafka::start(Some(scratch.path()), Port::Any).await?;
+async fn a_persistent_folder_is_used_again() -> anyhow::Result<()> {
+    let temp_dir = TempDir::new(&std::env::temp_dir(), "theater-test")?;
+    let mut first = NativeKafka::start(Some(temp_dir.path()), Port::Any).await?;
     create_topic(&first).await?;
     produce(&first, "kept").await?;
     first.stop().await;
     drop(first);
-    // On other ports than before.
-    let second = NativeKafka::start(Some(scratch.path()), Port::Any).await?;
-    let seen = console_consumer(&second, 1).await?;
-    assert!(seen.contains("key\tkept"), "{seen}");
+    // It uses other ports than the first one.
+    let second = NativeKafka::start(Some(temp_dir.path()), Port::Any).await?;
+    let output = console_consumer(&second, 1).await?;
+    assert!(output.contains("key\tkept"), "{output}");
     Ok(())
 }
 
 async fn kill_9_of_the_parent_leaves_nothing() -> anyhow::Result<()> {
-    let mut role = Role::start("kafka", |_| {})?;
-    let port: u16 = role.told("port").parse()?;
+    let mut helper = HelperProcess::start("kafka", |_| {})?;
+    let port: u16 = helper.value("port").parse()?;
     assert!(!port::is_free(port));
-    role.kill_9()?;
+    helper.kill_9()?;
     eventually("its port is free", || port::is_free(port)).await
 }
 
 fn error_of_kafka(adapt: impl FnOnce(&mut Command)) -> String {
-    match Role::start("kafka", adapt) {
+    match HelperProcess::start("kafka", adapt) {
         Ok(_) => panic!("it started"),
         Err(error) => error.to_string(),
     }
@@ -124,16 +121,16 @@ async fn a_missing_java_is_named() -> anyhow::Result<()> {
 }
 
 async fn a_missing_maven_is_named() -> anyhow::Result<()> {
-    let scratch = Scratch::new(&std::env::temp_dir(), "theater-test")?;
+    let temp_dir = TempDir::new(&std::env::temp_dir(), "theater-test")?;
     let java = Command::new("sh").args(["-c", "command -v java"]).output()?;
-    symlink(String::from_utf8(java.stdout)?.trim(), scratch.path().join("java"))?;
+    symlink(String::from_utf8(java.stdout)?.trim(), temp_dir.path().join("java"))?;
     let error = error_of_kafka(|command| {
-        command.env("PATH", scratch.path()).env("XDG_CACHE_HOME", scratch.path()).env_remove("JAVA_HOME");
+        command.env("PATH", temp_dir.path()).env("XDG_CACHE_HOME", temp_dir.path()).env_remove("JAVA_HOME");
     });
     for part in ["no `mvn` to run", "apt-get install openjdk-17-jdk-headless maven", "--kafka HOST:PORT"] {
         assert!(error.contains(part), "no {part:?} in: {error}");
     }
-    let left: Vec<_> = std::fs::read_dir(scratch.path().join("theater"))?.collect();
-    assert!(left.is_empty(), "a cache without leftovers, not {left:?}");
+    let leftovers: Vec<_> = std::fs::read_dir(temp_dir.path().join("theater"))?.collect();
+    assert!(leftovers.is_empty(), "a cache without leftovers, not {leftovers:?}");
     Ok(())
 }

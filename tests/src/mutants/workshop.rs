@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 use theater_infra::kafka_native::can_create_topics;
-use theater_infra::supervise::{Program, Scratch};
+use theater_infra::supervise::{Program, TempDir};
 
 use super::checkout::Checkout;
 use super::{Killer, Tier};
@@ -25,7 +25,7 @@ const PATIENCE_SECS: &str = "20";
 pub struct Workshop {
     pub checkout: Checkout,
     target: PathBuf,
-    scratch: Scratch,
+    scratch: TempDir,
     environment: Option<Environment>,
     runs: usize,
 }
@@ -48,7 +48,7 @@ impl Workshop {
     /// # Errors
     /// A folder that can't be made or filled.
     pub fn open(kept: Option<&Path>) -> anyhow::Result<Self> {
-        let scratch = Scratch::new(&std::env::temp_dir(), "theater-mutants")?;
+        let scratch = TempDir::new(&std::env::temp_dir(), "theater-mutants")?;
         let folder = match kept {
             Some(kept) => std::path::absolute(kept)?,
             None => scratch.path().to_owned(),

@@ -1,7 +1,7 @@
-//! The runtime file: how `tail` finds a running theater.
+//! The runtime file, by which `tail` and `demo` find a running theater.
 //!
-//! One file per launcher, in `$XDG_RUNTIME_DIR/theater` or the cache. Its launcher holds a lock on it for as
-//! long as it lives, so that a file that nobody has locked is a stale one, whoever has its pid now.
+//! Each launcher writes one, in `$XDG_RUNTIME_DIR/theater` or the cache, and keeps it locked while it runs. So an
+//! unlocked file is stale, even if another process has its pid now.
 
 use std::env;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -13,12 +13,12 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::cache;
-use crate::supervise::OwnedPath;
+use crate::supervise::TempPath;
 
-/// What another process needs to know of a running theater.
+/// What another process needs to know about a running theater.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Running {
+pub struct RunningTheater {
     pub pid: u32,
     /// The gateway's URL.
     pub gateway: String,
@@ -27,11 +27,11 @@ pub struct Running {
     pub topic_prefix: String,
 }
 
-/// Keeps the file and its lock; dropped, the file is gone.
+/// This theater's file and its lock. Dropping it removes the file.
 #[derive(Debug)]
-pub struct Announcement {
+pub struct RuntimeFile {
     _locked: File,
-    _path: OwnedPath,
+    _path: TempPath,
 }
 
 /// The folder of the runtime files.
@@ -48,38 +48,38 @@ pub fn folder() -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-/// Tells others of this theater, for as long as the result lives.
+/// Announces a theater to other processes, until the result is dropped.
 ///
 /// # Errors
 /// If the file can't be written.
-pub fn announce(folder: &Path, running: &Running) -> anyhow::Result<Announcement> {
-    let path = folder.join(format!("{}.json", running.pid));
-    let unfinished = folder.join(format!("{}.new", running.pid));
+pub fn announce(folder: &Path, theater: &RunningTheater) -> anyhow::Result<RuntimeFile> {
+    let path = folder.join(format!("{}.json", theater.pid));
+    let unfinished = folder.join(format!("{}.new", theater.pid));
     let write = || {
-        let owned = OwnedPath::new(path.clone())?;
+        let path_guard = TempPath::new(path.clone())?;
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-        // Locked before it has its name: nobody sees it without.
+        // Locked before it gets its name: no process sees it unlocked.
         file.lock()?;
-        file.write_all(&serde_json::to_vec_pretty(running)?)?;
+        file.write_all(&serde_json::to_vec_pretty(theater)?)?;
         fs::rename(&unfinished, &path)?;
-        Ok::<_, std::io::Error>(Announcement { _locked: file, _path: owned })
+        Ok::<_, std::io::Error>(RuntimeFile { _locked: file, _path: path_guard })
     };
     write().with_context(|| format!("can't write {}", path.display()))
 }
 
-/// The theaters that run now, the one that started last first. Stale files are removed.
+/// The running theaters, the latest first. Removes stale files.
 ///
 /// # Errors
 /// If the folder can't be read.
-pub fn find(folder: &Path) -> anyhow::Result<Vec<Running>> {
-    let mut found: Vec<(_, Running)> = Vec::new();
+pub fn find(folder: &Path) -> anyhow::Result<Vec<RunningTheater>> {
+    let mut found: Vec<(_, RunningTheater)> = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| format!("can't read {}", folder.display()))? {
         let path = entry?.path();
         if path.extension().is_none_or(|extension| extension != "json") {
             continue;
         }
-        // One that vanishes meanwhile was no running theater's.
+        // A file that has vanished meanwhile is of a theater that has ended.
         let Ok(mut file) = File::open(&path) else { continue };
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => {}

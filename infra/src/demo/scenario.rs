@@ -9,32 +9,32 @@ pub(super) struct Call {
     pub(super) method: reqwest::Method,
     pub(super) path: String,
     pub(super) body: Option<Value>,
-    /// The status it must answer, and fields of that answer.
+    /// The expected status, and expected fields of the response.
     pub(super) status: u16,
-    pub(super) answer: Value,
+    pub(super) response: Value,
 }
 
-/// Something that must become true after a call: what a GET answers.
+/// A GET whose response must become as expected after a call.
 pub(super) struct Outcome {
-    pub(super) what: &'static str,
+    pub(super) title: &'static str,
     pub(super) path: String,
     pub(super) expected: Expected,
 }
 
-/// What an answer must hold.
+/// The expected response.
 pub(super) enum Expected {
-    /// One object with these fields.
+    /// An object with these fields.
     Fields(Value),
-    /// A collection of exactly these, newest first, each with these fields.
+    /// A collection of exactly these items, newest first, each with these fields.
     Items(Vec<Value>),
 }
 
-/// An event that a step must cause; on its topic in this order.
-pub(super) struct Fact {
+/// An event that a step must cause. The events of one topic are expected in their order.
+pub(super) struct ExpectedEvent {
     pub(super) topic: Topic,
-    /// Fields of its value, `eventType` among them.
+    /// Fields of its value, including `eventType`.
     pub(super) fields: Value,
-    /// What its headers must say beside the ids.
+    /// Expected values of its headers.
     pub(super) ce_type: &'static str,
     pub(super) subject: Uuid,
     pub(super) correlation: Uuid,
@@ -44,11 +44,11 @@ pub(super) struct Step {
     pub(super) title: String,
     pub(super) call: Call,
     pub(super) outcomes: Vec<Outcome>,
-    pub(super) facts: Vec<Fact>,
+    pub(super) events: Vec<ExpectedEvent>,
 }
 
-/// A run of its own: fresh ids, so that it can be played on any theater, again and again.
-pub(super) struct Script {
+/// The golden run with new ids, so that it can be played on any theater, any number of times.
+pub(super) struct Scenario {
     pub(super) movie: Uuid,
     pub(super) steps: Vec<Step>,
 }
@@ -62,7 +62,7 @@ struct Reservation {
     count: i64,
 }
 
-impl Script {
+impl Scenario {
     pub(super) fn new() -> Self {
         let movie = Uuid::now_v7();
         let run = Uuid::new_v4().simple().to_string();
@@ -76,17 +76,17 @@ impl Script {
         let (ada, grace, edsger) =
             (reservation("Ada", 45), reservation("Grace", 57), reservation("Edsger", 55));
         let steps = vec![
-            publish(movie),
-            ada.confirmed(55, 2),
-            grace.rejected(55, 2),
-            edsger.confirmed(0, 3),
-            ada.given_back(45, 4),
+            publish_movie(movie),
+            ada.place_confirmed(55, 2),
+            grace.place_rejected(55, 2),
+            edsger.place_confirmed(0, 3),
+            ada.cancel(45, 4),
         ];
         Self { movie, steps }
     }
 }
 
-fn publish(movie: Uuid) -> Step {
+fn publish_movie(movie: Uuid) -> Step {
     Step {
         title: "A vendor publishes LALALand with 100 tickets".to_owned(),
         call: Call {
@@ -94,10 +94,10 @@ fn publish(movie: Uuid) -> Step {
             path: "/movies".to_owned(),
             body: Some(json!({"id": movie, "movieName": "LALALand", "qty": 100, "description": "A musical"})),
             status: 201,
-            answer: json!({"id": movie, "movieName": "LALALand", "qty": 100}),
+            response: json!({"id": movie, "movieName": "LALALand", "qty": 100}),
         },
-        outcomes: vec![left(movie, 100)],
-        facts: vec![Fact {
+        outcomes: vec![tickets_left(movie, 100)],
+        events: vec![ExpectedEvent {
             topic: Topic::Movies,
             fields: json!({"eventType": "MoviePublished", "movieId": movie, "movieName": "LALALand", "qty": 100, "version": 1}),
             ce_type: "theater.movie-published.v1",
@@ -107,16 +107,16 @@ fn publish(movie: Uuid) -> Step {
     }
 }
 
-fn left(movie: Uuid, qty: i64) -> Outcome {
+fn tickets_left(movie: Uuid, qty: i64) -> Outcome {
     Outcome {
-        what: "tickets left",
+        title: "tickets left",
         path: format!("/movies/{movie}"),
         expected: Expected::Fields(json!({"qty": qty})),
     }
 }
 
 impl Reservation {
-    fn place(&self, title: String, outcomes: Vec<Outcome>, facts: Vec<Fact>) -> Step {
+    fn place(&self, title: String, outcomes: Vec<Outcome>, events: Vec<ExpectedEvent>) -> Step {
         let (id, movie, count) = (self.id, self.movie, self.count);
         Step {
             title,
@@ -127,57 +127,63 @@ impl Reservation {
                     json!({"id": id, "userId": self.user, "userName": self.name, "movieId": movie, "count": count}),
                 ),
                 status: 202,
-                answer: json!({"id": id, "reserveStatus": "PENDING", "movieId": movie, "count": count}),
+                response: json!({"id": id, "reserveStatus": "PENDING", "movieId": movie, "count": count}),
             },
             outcomes,
-            facts,
+            events,
         }
     }
 
-    fn confirmed(&self, left_after: i64, version: i64) -> Step {
+    fn place_confirmed(&self, left_after: i64, version: i64) -> Step {
         let outcomes = vec![
-            self.status(json!({"reserveStatus": "CONFIRMED"})),
-            left(self.movie, left_after),
-            self.listed(vec![
+            self.status_is(json!({"reserveStatus": "CONFIRMED"})),
+            tickets_left(self.movie, left_after),
+            self.list_is(vec![
                 json!({"reserveId": self.id, "reserveStatus": "CONFIRMED", "count": self.count}),
             ]),
-            self.notified(&["CONFIRMED"]),
+            self.notifications_are(&["CONFIRMED"]),
         ];
         let allocated = json!({"eventType": "TicketsAllocated", "qty": left_after, "version": version});
-        let facts = vec![
-            self.own("theater.reservation-placed.v1", json!({"eventType": "ReservationPlaced"})),
-            self.movies("theater.tickets-allocated.v1", allocated),
-            self.own(
+        let events = vec![
+            self.reservation_event(
+                "theater.reservation-placed.v1",
+                json!({"eventType": "ReservationPlaced"}),
+            ),
+            self.movie_event("theater.tickets-allocated.v1", allocated),
+            self.reservation_event(
                 "theater.reservation-confirmed.v1",
                 json!({"eventType": "ReservationConfirmed", "movieName": "LALALand"}),
             ),
         ];
-        self.place(format!("{} reserves {}: there are enough", self.name, self.count), outcomes, facts)
+        self.place(format!("{} reserves {}: there are enough", self.name, self.count), outcomes, events)
     }
 
-    fn rejected(&self, left_after: i64, version: i64) -> Step {
+    fn place_rejected(&self, left_after: i64, version: i64) -> Step {
         let outcomes = vec![
-            self.status(json!({"reserveStatus": "CANCELLED", "cancelReason": "OUT_OF_STOCK"})),
-            left(self.movie, left_after),
-            self.listed(Vec::new()),
-            self.notified(&["CANCELLED"]),
+            self.status_is(json!({"reserveStatus": "CANCELLED", "cancelReason": "OUT_OF_STOCK"})),
+            tickets_left(self.movie, left_after),
+            self.list_is(Vec::new()),
+            self.notifications_are(&["CANCELLED"]),
         ];
         let rejected = json!({
             "eventType": "AllocationRejected", "qty": left_after, "version": version, "reason": "OUT_OF_STOCK"
         });
-        let facts = vec![
-            self.own("theater.reservation-placed.v1", json!({"eventType": "ReservationPlaced"})),
-            self.movies("theater.allocation-rejected.v1", rejected),
-            self.cancelled("OUT_OF_STOCK"),
+        let events = vec![
+            self.reservation_event(
+                "theater.reservation-placed.v1",
+                json!({"eventType": "ReservationPlaced"}),
+            ),
+            self.movie_event("theater.allocation-rejected.v1", rejected),
+            self.cancelled_event("OUT_OF_STOCK"),
         ];
         self.place(
             format!("{} reserves {}: there are only {left_after}", self.name, self.count),
             outcomes,
-            facts,
+            events,
         )
     }
 
-    fn given_back(&self, left_after: i64, version: i64) -> Step {
+    fn cancel(&self, left_after: i64, version: i64) -> Step {
         let released = json!({"eventType": "TicketsReleased", "qty": left_after, "version": version});
         Step {
             title: format!("{} cancels, and the {} tickets are free again", self.name, self.count),
@@ -186,58 +192,61 @@ impl Reservation {
                 path: format!("/reservations/{}", self.id),
                 body: None,
                 status: 202,
-                answer: json!({"id": self.id, "reserveStatus": "CANCELLED", "cancelReason": "CUSTOMER"}),
+                response: json!({"id": self.id, "reserveStatus": "CANCELLED", "cancelReason": "CUSTOMER"}),
             },
             outcomes: vec![
-                self.status(json!({"reserveStatus": "CANCELLED", "cancelReason": "CUSTOMER"})),
-                left(self.movie, left_after),
-                self.listed(Vec::new()),
-                self.notified(&["CANCELLED", "CONFIRMED"]),
+                self.status_is(json!({"reserveStatus": "CANCELLED", "cancelReason": "CUSTOMER"})),
+                tickets_left(self.movie, left_after),
+                self.list_is(Vec::new()),
+                self.notifications_are(&["CANCELLED", "CONFIRMED"]),
             ],
-            facts: vec![self.cancelled("CUSTOMER"), self.movies("theater.tickets-released.v1", released)],
+            events: vec![
+                self.cancelled_event("CUSTOMER"),
+                self.movie_event("theater.tickets-released.v1", released),
+            ],
         }
     }
 
-    fn status(&self, fields: Value) -> Outcome {
+    fn status_is(&self, fields: Value) -> Outcome {
         let path = format!("/reservations/{}", self.id);
-        Outcome { what: "the reservation", path, expected: Expected::Fields(fields) }
+        Outcome { title: "the reservation", path, expected: Expected::Fields(fields) }
     }
 
-    fn listed(&self, rows: Vec<Value>) -> Outcome {
+    fn list_is(&self, rows: Vec<Value>) -> Outcome {
         let path = format!("/reservationLists?userId={}", self.user);
-        Outcome { what: "the customer's list", path, expected: Expected::Items(rows) }
+        Outcome { title: "the customer's list", path, expected: Expected::Items(rows) }
     }
 
-    fn notified(&self, statuses: &[&str]) -> Outcome {
+    fn notifications_are(&self, statuses: &[&str]) -> Outcome {
         let item =
             |status: &&str| json!({"reserveId": self.id, "reserveStatus": status, "userName": self.name});
         Outcome {
-            what: "the customer's notifications",
+            title: "the customer's notifications",
             path: format!("/notifications?reserveId={}", self.id),
             expected: Expected::Items(statuses.iter().map(item).collect()),
         }
     }
 
-    fn cancelled(&self, reason: &str) -> Fact {
+    fn cancelled_event(&self, reason: &str) -> ExpectedEvent {
         let fields = json!({"eventType": "ReservationCancelled", "reason": reason});
-        self.own("theater.reservation-cancelled.v1", fields)
+        self.reservation_event("theater.reservation-cancelled.v1", fields)
     }
 
-    fn own(&self, ce_type: &'static str, mut fields: Value) -> Fact {
+    fn reservation_event(&self, ce_type: &'static str, mut fields: Value) -> ExpectedEvent {
         fields["userId"] = json!(self.user);
-        self.fact(Topic::Reservations, ce_type, fields)
+        self.event(Topic::Reservations, ce_type, fields)
     }
 
-    fn movies(&self, ce_type: &'static str, fields: Value) -> Fact {
-        self.fact(Topic::Movies, ce_type, fields)
+    fn movie_event(&self, ce_type: &'static str, fields: Value) -> ExpectedEvent {
+        self.event(Topic::Movies, ce_type, fields)
     }
 
-    fn fact(&self, topic: Topic, ce_type: &'static str, mut fields: Value) -> Fact {
+    fn event(&self, topic: Topic, ce_type: &'static str, mut fields: Value) -> ExpectedEvent {
         fields["reservationId"] = json!(self.id);
         fields["movieId"] = json!(self.movie);
         fields["count"] = json!(self.count);
-        // A movie's own events are about the movie; their saga is the reservation's all the same.
+        // An event of the movie service has the movie as its subject, and the reservation as its correlation id.
         let subject = if topic == Topic::Movies { self.movie } else { self.id };
-        Fact { topic, fields, ce_type, subject, correlation: self.id }
+        ExpectedEvent { topic, fields, ce_type, subject, correlation: self.id }
     }
 }

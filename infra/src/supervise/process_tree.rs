@@ -1,29 +1,29 @@
-//! A process and what descends from it. A process group isn't enough: PostgreSQL's backends leave theirs.
+//! A process and its descendants. A process group isn't enough: PostgreSQL's backends leave theirs.
 
 use std::fs;
 
 use rustix::process::{Pid, test_kill_process};
 
-/// `root` and its living descendants, parents first. What is forked meanwhile may be missing.
-pub(super) fn of(root: Pid) -> Vec<Pid> {
+/// `root` and its running descendants, parents first. Processes that are forked meanwhile may be missing.
+pub(super) fn pids(root: Pid) -> Vec<Pid> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pairs: Vec<(Pid, Pid)> = processes
+    let parents: Vec<(Pid, Pid)> = processes
         .filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
             Some((pid, parent(pid)?))
         })
         .collect();
-    let mut family = vec![root];
+    let mut tree = vec![root];
     let mut next = 0;
-    while let Some(&parent) = family.get(next) {
-        family.extend(pairs.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+    while let Some(&current) = tree.get(next) {
+        tree.extend(parents.iter().filter(|(_, parent)| *parent == current).map(|(pid, _)| *pid));
         next += 1;
     }
-    family
+    tree
 }
 
-/// Whether it exists and is no zombie, which only waits to be noticed.
-pub(super) fn lives(pid: Pid) -> bool {
+/// Whether it exists and is not a zombie.
+pub(super) fn is_running(pid: Pid) -> bool {
     test_kill_process(pid).is_ok() && stat(pid).is_none_or(|(state, _)| state != "Z")
 }
 
@@ -31,7 +31,7 @@ fn parent(pid: Pid) -> Option<Pid> {
     Pid::from_raw(stat(pid)?.1)
 }
 
-/// State and parent, from `pid (name) state parent …`; a name may hold anything.
+/// The state and the parent, from `pid (name) state parent …`. The name may contain any character.
 fn stat(pid: Pid) -> Option<(String, i32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(')')?;
