@@ -11,7 +11,8 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{UnitOfWork, store};
+use crate::store;
+use crate::unit_of_work::UnitOfWork;
 
 /// How often it looks: one query for all callers.
 const PERIOD: Duration = Duration::from_millis(100);

@@ -5,8 +5,8 @@ use shared_events::Event;
 use sqlx::PgConnection;
 use tracing::warn;
 
-use crate::UnitOfWork;
 use crate::reservation::{Answer, Command, Input, Writes};
+use crate::unit_of_work::UnitOfWork;
 
 pub struct Handler {
     pub unit_of_work: UnitOfWork,
@@ -20,7 +20,7 @@ impl EventHandler for Handler {
         if inputs.is_empty() {
             return Ok(Writes::default());
         }
-        let writes = self.unit_of_work.decide(connection, &inputs).await?;
+        let writes = self.unit_of_work.execute_in(connection, &inputs).await?;
         for (input, answer) in inputs.iter().zip(&writes.answers) {
             if *answer == Answer::NotFound {
                 self.unit_of_work.metrics.unknown.inc();
@@ -31,7 +31,7 @@ impl EventHandler for Handler {
     }
 
     fn committed(&self, writes: Writes) {
-        self.unit_of_work.committed(&writes);
+        self.unit_of_work.after_commit(&writes);
     }
 }
 

@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use service_kit::http::body::Json;
 use service_kit::http::openapi::{self, schemas};
 use service_kit::http::pagination::{self, Page, PageQuery};
+use service_kit::http::parameters;
 use service_kit::http::prefer::{PREFERENCE_APPLIED, Wait};
 use service_kit::http::problem::Problem;
-use service_kit::http::validation::{Number, StringOrNumber, Validator};
+use service_kit::http::validation::{self, IntegerOrString, StringOrNumber, Validator};
 use service_kit::http::{Stopping, TimeLimit};
 use service_kit::messaging::consistency_token::{CONSISTENCY_TOKEN, ConsistencyToken};
 use service_kit::messaging::database::ReadConnection;
@@ -28,7 +29,8 @@ use crate::admission::Admission;
 use crate::intake::Intake;
 use crate::placement::{PlaceAccepted, PlaceRequest};
 use crate::reservation::{Answer, Command, Input, Request, Reservation, Status};
-use crate::{UnitOfWork, store};
+use crate::store;
+use crate::unit_of_work::UnitOfWork;
 
 mod outcome;
 mod stream;
@@ -65,7 +67,7 @@ pub struct Api {
 
 pub fn routes(api: Api) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static {
     let api = web::Data::new(api);
-    let description = openapi::text(Description::openapi());
+    let description = openapi::document_text(Description::openapi());
     move |config| {
         config
             .service(openapi::resource(description.clone()))
@@ -77,7 +79,7 @@ pub fn routes(api: Api) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'st
 }
 
 fn user_id_schema() -> Schema {
-    schemas::loose(NAME_MAX)
+    schemas::string_or_number(NAME_MAX)
 }
 
 fn name_schema() -> Schema {
@@ -89,7 +91,7 @@ fn email_schema() -> Schema {
 }
 
 fn count_schema() -> Schema {
-    schemas::described("How many tickets", schemas::number(1, COUNT_MAX))
+    schemas::described("How many tickets", schemas::integer_or_string(1, COUNT_MAX))
 }
 
 fn date_schema() -> Schema {
@@ -134,7 +136,7 @@ struct NewReservation {
     #[schema(value_type = Uuid)]
     movie_id: String,
     #[schema(schema_with = count_schema)]
-    count: Number,
+    count: IntegerOrString,
     #[schema(schema_with = date_schema, required = false)]
     date: Option<String>,
 }
@@ -197,30 +199,30 @@ impl NewReservation {
     fn placing(self, http: &HttpRequest) -> Result<PlaceRequest, Problem> {
         let (id, request) = self.parse()?;
         let scope = format!("/reservations?userId={}", request.user_id);
-        let key = IdempotencyKey::of(http, scope, &(id, &request))?;
+        let key = IdempotencyKey::from_request(http, scope, &(id, &request))?;
         let id = ReservationId(id.unwrap_or_else(Uuid::now_v7));
         Ok(PlaceRequest { input: Input { id, command: Command::Place(request), origin: origin() }, key })
     }
 
     fn parse(self) -> Result<(Option<Uuid>, Request), Problem> {
-        let mut bounds = Validator::new();
-        let id = self.id.map(|id| bounds.id("/id", &id)).transpose()?;
-        let movie_id = bounds.id("/movieId", &self.movie_id)?;
+        let mut validator = Validator::new();
+        let id = self.id.map(|id| validation::parse_id("/id", &id)).transpose()?;
+        let movie_id = validation::parse_id("/movieId", &self.movie_id)?;
         if let Some(date) = &self.date {
             check_date(date)?;
         }
-        let user_id = bounds.text("/userId", self.user_id.0, 1, NAME_MAX);
-        let user_name = bounds.text("/userName", self.user_name, 1, NAME_MAX);
+        let user_id = validator.text("/userId", self.user_id.0, 1, NAME_MAX);
+        let user_name = validator.text("/userName", self.user_name, 1, NAME_MAX);
         let email = self.email.inspect(|email| {
             if !is_address(email) {
-                bounds.refuse(
+                validator.add_error(
                     "/email",
                     format!("must be an address of at most {EMAIL_MAX} characters: name@domain"),
                 );
             }
         });
-        let count = bounds.number("/count", self.count, 1, COUNT_MAX);
-        bounds.check()?;
+        let count = validator.number("/count", self.count, 1, COUNT_MAX);
+        validator.finish()?;
         let count = Count::new(count).ok_or_else(Problem::internal)?;
         let movie_id = MovieId(movie_id);
         Ok((id, Request { user_id, user_name, email, movie_id, count, date: self.date }))
@@ -255,7 +257,7 @@ fn is_address(email: &str) -> bool {
 
 /// Reserve tickets
 ///
-/// PlaceAccepted, not decided yet: the outcome follows within the deadline. With `Prefer: wait=N` it is told at once if
+/// Accepted, not decided yet: the outcome follows within the deadline. With `Prefer: wait=N` it is told at once if
 /// it comes in time.
 #[utoipa::path(
     post, path = "/reservations", operation_id = "placeReservation", tag = "reservations",
@@ -291,56 +293,48 @@ async fn place(
     let placing = new.placing(&request)?;
     api.admission.check()?;
     let accepted = api.intake.place(placing).await?;
-    match Wait::of(request.headers()) {
+    match Wait::from_headers(request.headers()) {
         Some(wait) => with_outcome(&api, accepted, wait, time.extend_by(wait), &stopping).await,
-        None => Ok(accepted.stored_response.into_response()),
+        None => Ok(accepted.response.into_response()),
     }
 }
 
-/// What placing a reservation is answered.
-pub(crate) fn accepted(answer: Answer) -> Result<PlaceAccepted, Problem> {
-    match answer {
-        Answer::Done { reservation, .. } => {
-            let stored_response =
-                StoredResponse::json(StatusCode::ACCEPTED, &ReservationView::from(&*reservation))
-                    .with_header(LOCATION, format!("{PATH}{}", reservation.id))
-                    .with_header(CACHE_CONTROL, "no-store")
-                    .with_header(CONSISTENCY_TOKEN, token(&reservation));
-            Ok(PlaceAccepted { stored_response, reservation: Some(reservation) })
-        }
-        Answer::Conflict => Err(Problem::conflict("the id is taken by a call with another body")),
-        Answer::NotFound => Err(Problem::internal()),
-    }
+/// The 202 of a call that placed a reservation.
+pub fn accepted_response(reservation: &Reservation) -> StoredResponse {
+    StoredResponse::json(StatusCode::ACCEPTED, &ReservationView::from(reservation))
+        .with_header(LOCATION, format!("{PATH}{}", reservation.id))
+        .with_header(CACHE_CONTROL, "no-store")
+        .with_header(CONSISTENCY_TOKEN, token(reservation))
 }
 
 /// 201 with the outcome, if it comes in time; else the acceptance.
 async fn with_outcome(
     api: &Api,
-    PlaceAccepted { stored_response, reservation }: PlaceAccepted,
+    PlaceAccepted { response, reservation }: PlaceAccepted,
     wait: Wait,
     until: Instant,
     stopping: &Stopping,
 ) -> Result<HttpResponse, Problem> {
     let mut reservation = match reservation {
         Some(reservation) => *reservation,
-        // A repeat: what was answered then doesn't say how it stands now.
-        None => api.find(located(&stored_response).ok_or_else(Problem::internal)?).await?,
+        // A stored response shows the reservation as it was, not as it is now.
+        None => api.find(located(&response).ok_or_else(Problem::internal)?).await?,
     };
     if !outcome::wait(&api.unit_of_work.waiters, &mut reservation, until, stopping).await {
-        return Ok(stored_response.into_response());
+        return Ok(response.into_response());
     }
-    let answer = match reservation.status {
-        Status::Pending => stored_response,
-        _ => stored_response
-            .showing(StatusCode::CREATED, &ReservationView::from(&reservation))
+    let response = match reservation.status {
+        Status::Pending => response,
+        _ => response
+            .with_json(StatusCode::CREATED, &ReservationView::from(&reservation))
             .with_header(CONSISTENCY_TOKEN, token(&reservation)),
     };
-    Ok(answer.with_header(PREFERENCE_APPLIED, wait.to_string()).into_response())
+    Ok(response.with_header(PREFERENCE_APPLIED, wait.to_string()).into_response())
 }
 
 /// Whose acceptance it is.
-fn located(stored_response: &StoredResponse) -> Option<ReservationId> {
-    stored_response.header(&LOCATION)?.strip_prefix(PATH)?.parse().ok()
+fn located(response: &StoredResponse) -> Option<ReservationId> {
+    response.header(&LOCATION)?.strip_prefix(PATH)?.parse().ok()
 }
 
 /// The head of every answer that shows one reservation.
@@ -375,7 +369,7 @@ fn token(reservation: &Reservation) -> String {
     ),
 )]
 async fn cancel(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let id = ReservationId(pagination::path_id(&request, "id")?);
+    let id = ReservationId(parameters::path_id(&request, "id")?);
     let input = Input { id, command: Command::Cancel, origin: origin() };
     let mut writes = api.unit_of_work.execute(&[input]).await?;
     let Some(Answer::Done { reservation, changed }) = writes.answers.pop() else {
@@ -402,7 +396,7 @@ async fn cancel(api: web::Data<Api>, request: HttpRequest) -> Result<HttpRespons
     ),
 )]
 async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let id = ReservationId(pagination::path_id(&request, "id")?);
+    let id = ReservationId(parameters::path_id(&request, "id")?);
     let reservation = api.find(id).await?;
     Ok(answer(StatusCode::OK, &reservation).json(ReservationView::from(&reservation)))
 }
@@ -426,8 +420,8 @@ impl Api {
     )),
 )]
 async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let parameters = pagination::query(&request, &["userId", "cursor", "limit"])?;
-    let user_id = pagination::text(&parameters, "userId", NAME_MAX)?;
+    let parameters = parameters::query(&request, &["userId", "cursor", "limit"])?;
+    let user_id = parameters::text(&parameters, "userId", NAME_MAX)?;
     let query = PageQuery::parse(&parameters, COLLECTION, &[user_id])?;
     let mut reading = ReadConnection::begin(&api.unit_of_work.pool).await.map_err(Fault::from)?;
     let reservations =

@@ -1,34 +1,34 @@
-//! Placing reservations: what arrives while one commit runs goes into the next one, and each caller is
-//! answered after its commit. So no timer is needed, and a burst costs few transactions.
+//! The queue in front of the database: requests that arrive during a commit are placed together in the next transaction,
+//! and each caller receives its response after the commit. So no timer is needed, and a burst costs few transactions.
 
 use service_kit::http::problem::Problem;
 use service_kit::messaging::{Fault, database};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::UnitOfWork;
-use crate::placement::{PlaceOutcome, PlaceRequest};
+use crate::placement::{PlaceOutcome, PlaceRequest, RenderAccepted};
+use crate::unit_of_work::UnitOfWork;
 
-/// Reservations placed in one transaction at most.
-const BATCH: usize = 256;
+/// The most reservations placed in one transaction.
+const BATCH_MAX: usize = 256;
 
-/// Calls that wait for their transaction at most; one more is answered 503.
-const WAITING: usize = 2_048;
+/// The most requests in the queue; a further one receives 503.
+const QUEUE_MAX: usize = 2_048;
 
-/// How often a batch is decided anew because one of its ids or keys was inserted at the same moment.
-const TRIES: usize = 3;
+/// How often a batch is tried. It is tried again if another transaction has just inserted one of its ids or keys.
+const ATTEMPTS_MAX: usize = 3;
 
-pub struct Waiting {
-    placing: PlaceRequest,
-    answer: oneshot::Sender<PlaceOutcome>,
+pub struct QueuedRequest {
+    request: PlaceRequest,
+    reply: oneshot::Sender<PlaceOutcome>,
 }
 
-/// Where calls wait.
+/// The callers' end of the queue.
 #[derive(Clone)]
-pub struct Intake(mpsc::Sender<Waiting>);
+pub struct Intake(mpsc::Sender<QueuedRequest>);
 
-pub fn channel() -> (Intake, mpsc::Receiver<Waiting>) {
-    let (sender, receiver) = mpsc::channel(WAITING);
+pub fn channel() -> (Intake, mpsc::Receiver<QueuedRequest>) {
+    let (sender, receiver) = mpsc::channel(QUEUE_MAX);
     (Intake(sender), receiver)
 }
 
@@ -36,60 +36,63 @@ impl Intake {
     /// Places one reservation and waits for its commit.
     ///
     /// # Errors
-    /// 503 when too many wait, or the database is away; what the placing was refused with.
-    pub async fn place(&self, placing: PlaceRequest) -> PlaceOutcome {
-        let (answer, answered) = oneshot::channel();
+    /// 503 if the queue is full or the database is unavailable; the problem with which the request was refused.
+    pub async fn place(&self, request: PlaceRequest) -> PlaceOutcome {
+        let (reply, outcome) = oneshot::channel();
         self.0
-            .try_send(Waiting { placing, answer })
-            .map_err(|_| Problem::unavailable(format!("{WAITING} reservations wait already")))?;
-        answered.await.map_err(|_| Problem::unavailable("the service is stopping"))?
+            .try_send(QueuedRequest { request, reply })
+            .map_err(|_| Problem::unavailable(format!("{QUEUE_MAX} reservations wait already")))?;
+        outcome.await.map_err(|_| Problem::unavailable("the service is stopping"))?
     }
 }
 
-/// Places what arrives until told to stop, and then what has arrived.
+/// Places the requests in the queue until told to stop; then those that are still in it.
 ///
 /// # Errors
-/// None: faults are the callers' answers.
+/// Never fails: the callers receive the faults.
 pub async fn run(
-    mut calls: mpsc::Receiver<Waiting>,
+    mut queue: mpsc::Receiver<QueuedRequest>,
     unit_of_work: UnitOfWork,
+    render: RenderAccepted,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut batch = Vec::with_capacity(BATCH);
+    let mut batch = Vec::with_capacity(BATCH_MAX);
     loop {
         let received = tokio::select! {
             biased;
-            received = calls.recv_many(&mut batch, BATCH) => received,
+            received = queue.recv_many(&mut batch, BATCH_MAX) => received,
             () = stop.cancelled() => {
-                calls.close();
-                calls.recv_many(&mut batch, BATCH).await
+                queue.close();
+                queue.recv_many(&mut batch, BATCH_MAX).await
             }
         };
         if received == 0 {
             return Ok(());
         }
-        // Whose request has timed out meanwhile was told so: it is not placed behind its back.
-        batch.retain(|call: &Waiting| !call.answer.is_closed());
+        // Skip callers that have timed out: they were told that it failed.
+        batch.retain(|queued: &QueuedRequest| !queued.reply.is_closed());
         if !batch.is_empty() {
-            place(&unit_of_work, std::mem::take(&mut batch)).await;
+            place(&unit_of_work, std::mem::take(&mut batch), render).await;
         }
     }
 }
 
-async fn place(unit_of_work: &UnitOfWork, batch: Vec<Waiting>) {
+/// Places a batch and replies to its callers. If it contains a request that can't be written (poison), each request is
+/// placed alone, so that only that one fails.
+async fn place(unit_of_work: &UnitOfWork, batch: Vec<QueuedRequest>, render: RenderAccepted) {
     let (requests, callers): (Vec<_>, Vec<_>) =
-        batch.into_iter().map(|call| (call.placing, call.answer)).unzip();
-    match execute(unit_of_work, &requests).await {
-        Ok(answers) => {
-            for (caller, answer) in callers.into_iter().zip(answers) {
-                // Whoever has gone away repeats the call with the same id or key.
-                caller.send(answer).ok();
+        batch.into_iter().map(|queued| (queued.request, queued.reply)).unzip();
+    match place_with_retry(unit_of_work, &requests, render).await {
+        Ok(outcomes) => {
+            for (caller, outcome) in callers.into_iter().zip(outcomes) {
+                // A caller that has left repeats the call with the same id or key.
+                caller.send(outcome).ok();
             }
         }
         Err(Fault::Poison(_)) if requests.len() > 1 => {
-            for (caller, placing) in callers.into_iter().zip(requests) {
-                let answers = execute(unit_of_work, &[placing]).await;
-                caller.send(answers.map_err(Problem::from).and_then(one)).ok();
+            for (caller, request) in callers.into_iter().zip(requests) {
+                let outcomes = place_with_retry(unit_of_work, &[request], render).await;
+                caller.send(outcomes.map_err(Problem::from).and_then(only_outcome)).ok();
             }
         }
         Err(fault) => {
@@ -101,16 +104,20 @@ async fn place(unit_of_work: &UnitOfWork, batch: Vec<Waiting>) {
     }
 }
 
-fn one(mut answers: Vec<PlaceOutcome>) -> PlaceOutcome {
-    answers.pop().ok_or_else(Problem::internal)?
+fn only_outcome(mut outcomes: Vec<PlaceOutcome>) -> PlaceOutcome {
+    outcomes.pop().ok_or_else(Problem::internal)?
 }
 
-async fn execute(unit_of_work: &UnitOfWork, requests: &[PlaceRequest]) -> Result<Vec<PlaceOutcome>, Fault> {
-    let mut tries = 0;
+async fn place_with_retry(
+    unit_of_work: &UnitOfWork,
+    requests: &[PlaceRequest],
+    render: RenderAccepted,
+) -> Result<Vec<PlaceOutcome>, Fault> {
+    let mut attempts = 0;
     loop {
-        tries += 1;
-        match database::bounded(unit_of_work.place(requests)).await {
-            Err(Fault::Fenced) if tries < TRIES => {}
+        attempts += 1;
+        match database::with_time_limit(unit_of_work.place(requests, render)).await {
+            Err(Fault::Fenced) if attempts < ATTEMPTS_MAX => {}
             result => return result,
         }
     }

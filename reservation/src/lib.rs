@@ -25,22 +25,20 @@ pub mod reservation;
 pub mod store;
 pub mod sweeper;
 pub mod undecided;
+pub mod unit_of_work;
 
 use std::net::TcpListener;
 
-use service_kit::messaging::database::{ReadConnection, Transaction};
-use service_kit::messaging::failpoint::failpoint;
+use service_kit::messaging::database::ReadConnection;
 use service_kit::messaging::waiters::StatusWaiters;
-use service_kit::messaging::{Fault, Idempotency, Outbox, ServiceContext, ServiceOptions, idempotency};
-use shared_events::{Consumer, ReservationId, Timestamp};
+use service_kit::messaging::{Idempotency, ServiceContext, ServiceOptions, idempotency};
+use shared_events::{Consumer, ReservationId};
 use sqlx::migrate::Migrator;
-use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 use metrics::ReservationMetrics;
-use placement::{PlaceOutcome, PlaceRequest};
-use reservation::{Input, State, Status, Writes};
+use unit_of_work::UnitOfWork;
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -95,86 +93,15 @@ impl Application {
         let handler = events::Handler { unit_of_work: unit_of_work.clone() };
         let tasks = context
             .spawn_server(listener, http::routes(api))
-            .spawn("intake", |stop| intake::run(requests, unit_of_work.clone(), stop))
+            .spawn("intake", |stop| {
+                intake::run(requests, unit_of_work.clone(), http::accepted_response, stop)
+            })
             .spawn("admission", |stop| sampler.run(stop))
             .spawn("waiting", |stop| watch(unit_of_work.clone(), stop))
             .spawn("idempotency", |stop| idempotency::purge(unit_of_work.pool.clone(), stop))
             .spawn("undecided", |stop| undecided::watch(unit_of_work.clone(), stop))
             .spawn("sweeper", |stop| sweeper::run(unit_of_work, stop));
         context.spawn_consumer(tasks, handler).run(shutdown).await
-    }
-}
-
-/// The one road of every change, whoever asks: load, locked; decide; save what was decided, and what it
-/// tells; commit.
-#[derive(Clone)]
-pub struct UnitOfWork {
-    pub pool: PgPool,
-    pub outbox: Outbox,
-    pub idempotency: Idempotency,
-    pub metrics: ReservationMetrics,
-    pub waiters: StatusWaiters<Status>,
-    pub deadline_secs: u32,
-}
-
-impl UnitOfWork {
-    /// Decides in a transaction of its own.
-    ///
-    /// # Errors
-    /// Nothing was committed, unless the answer to the commit was lost.
-    pub async fn execute(&self, inputs: &[Input]) -> Result<Writes, Fault> {
-        let mut transaction = Transaction::begin(&self.pool).await?;
-        let writes = self.decide(&mut transaction, inputs).await?;
-        failpoint(failpoints::COMMIT_CALL, transaction.commit()).await?;
-        self.committed(&writes);
-        Ok(writes)
-    }
-
-    /// Places in a transaction of its own, each key once.
-    ///
-    /// # Errors
-    /// Nothing was committed, unless the answer to the commit was lost.
-    pub async fn place(&self, requests: &[PlaceRequest]) -> Result<Vec<PlaceOutcome>, Fault> {
-        let mut transaction = Transaction::begin(&self.pool).await?;
-        let keys = requests.iter().filter_map(|placing| placing.key.as_ref());
-        let mut stored_responses = self.idempotency.load(&mut transaction, keys).await?;
-        let state = store::load(&mut transaction, requests.iter().map(|placing| &placing.input)).await?;
-        let (writes, answers) = placement::decide(state, &mut stored_responses, requests, Timestamp::now());
-        self.save(&mut transaction, &writes).await?;
-        self.idempotency.save(&mut transaction, &stored_responses).await?;
-        failpoint(failpoints::COMMIT_PLACED, transaction.commit()).await?;
-        self.committed(&writes);
-        self.idempotency.count(answers.iter().flatten().map(|accepted| &accepted.stored_response));
-        Ok(answers)
-    }
-
-    async fn decide(&self, connection: &mut PgConnection, inputs: &[Input]) -> Result<Writes, Fault> {
-        let state = store::load(connection, inputs).await?;
-        self.decide_loaded(connection, state, inputs).await
-    }
-
-    async fn decide_loaded(
-        &self,
-        connection: &mut PgConnection,
-        state: State,
-        inputs: &[Input],
-    ) -> Result<Writes, Fault> {
-        let writes = reservation::fold(state, inputs, Timestamp::now());
-        self.save(connection, &writes).await?;
-        Ok(writes)
-    }
-
-    async fn save(&self, connection: &mut PgConnection, writes: &Writes) -> Result<(), Fault> {
-        store::save(connection, writes, self.deadline_secs).await?;
-        self.outbox.insert(connection, &writes.events).await
-    }
-
-    fn committed(&self, writes: &Writes) {
-        self.outbox.wake();
-        self.metrics.count(&writes.decided);
-        for reservation in &writes.changed {
-            self.waiters.notify(reservation.id, reservation.status);
-        }
     }
 }
 

@@ -1,57 +1,69 @@
-//! Placing reservations, some of them under keys. Pure: one whose key has been accepted before, earlier in
-//! the same batch included, is answered the same and changes nothing.
+//! Decides a batch of placements, some of them under an `Idempotency-Key`. Pure. A request whose key was accepted before,
+//! also earlier in the same batch, receives the stored response and changes nothing.
 
 use service_kit::http::problem::Problem;
 use service_kit::messaging::idempotency::StoredResponses;
 use service_kit::messaging::{IdempotencyKey, StoredResponse};
 use shared_events::Timestamp;
 
-use crate::http::accepted;
-use crate::reservation::{Fold, Input, Reservation, State, Writes};
+use crate::reservation::{Answer, Fold, Input, Reservation, State, Writes};
 
-/// One call.
+/// One call that places a reservation.
 #[derive(Clone, Debug)]
 pub struct PlaceRequest {
     pub input: Input,
     pub key: Option<IdempotencyKey>,
 }
 
-/// What a call is answered that was accepted, now or before.
+/// The result of a call that was accepted, now or before.
 #[derive(Clone, Debug)]
 pub struct PlaceAccepted {
-    pub stored_response: StoredResponse,
-    /// As it stands after the call; unknown if that is a repeat.
+    pub response: StoredResponse,
+    /// The reservation after the call; `None` if the response is a stored one.
     pub reservation: Option<Box<Reservation>>,
 }
 
-/// What a call is answered.
 pub type PlaceOutcome = Result<PlaceAccepted, Problem>;
 
-/// Decides all placings, in order; one answer each.
+/// Makes the response of an accepted call from the reservation as it is after the call.
+pub type RenderAccepted = fn(&Reservation) -> StoredResponse;
+
+/// Decides all requests in order, with one outcome for each. Adds the responses of accepted keys to `stored_responses`.
 pub fn decide(
     state: State,
     stored_responses: &mut StoredResponses,
     requests: &[PlaceRequest],
+    render: RenderAccepted,
     now: Timestamp,
 ) -> (Writes, Vec<PlaceOutcome>) {
     let mut fold = Fold::new(state, now);
-    let answers =
+    let outcomes =
         requests.iter().map(|PlaceRequest { input, key }| match stored_responses.find(key.as_ref()) {
-            Some(answer) => {
-                answer.map(|stored_response| PlaceAccepted { stored_response, reservation: None })
-            }
+            Some(stored) => stored.map(|response| PlaceAccepted { response, reservation: None }),
             None => {
-                let accepted = accepted(fold.decide(input))?;
-                stored_responses.store(key.as_ref(), &accepted.stored_response);
-                Ok(accepted)
+                let reservation = accepted(fold.decide(input))?;
+                let response = render(&reservation);
+                stored_responses.store(key.as_ref(), &response);
+                Ok(PlaceAccepted { response, reservation: Some(reservation) })
             }
         });
-    let answers = answers.collect();
-    (fold.finish(), answers)
+    let outcomes = outcomes.collect();
+    (fold.finish(), outcomes)
+}
+
+fn accepted(answer: Answer) -> Result<Box<Reservation>, Problem> {
+    match answer {
+        Answer::Done { reservation, .. } => Ok(reservation),
+        Answer::Conflict => Err(Problem::conflict("the id is taken by a call with another body")),
+        // A placement creates what doesn't exist.
+        Answer::NotFound => Err(Problem::internal()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use actix_web::http::StatusCode;
+    use actix_web::http::header::LOCATION;
     use actix_web::test::TestRequest;
     use shared_events::{Count, MovieId, Origin, ReservationId};
     use uuid::Uuid;
@@ -59,7 +71,7 @@ mod tests {
     use super::*;
     use crate::reservation::{Command, Request};
 
-    fn placing(id: u128, count: i64, key: Option<&'static str>) -> PlaceRequest {
+    fn place(id: u128, count: i64, key: Option<&'static str>) -> PlaceRequest {
         let request = Request {
             user_id: "7".into(),
             user_name: "Jane".into(),
@@ -73,7 +85,8 @@ mod tests {
             Some(key) => http.insert_header(("idempotency-key", key)),
             None => http,
         };
-        let key = IdempotencyKey::of(&http.to_http_request(), "/reservations".into(), &count).unwrap();
+        let key =
+            IdempotencyKey::from_request(&http.to_http_request(), "/reservations".into(), &count).unwrap();
         let input = Input {
             id: ReservationId(Uuid::from_u128(id)),
             command: Command::Place(request),
@@ -82,15 +95,19 @@ mod tests {
         PlaceRequest { input, key }
     }
 
-    /// The ids of what is placed, and what each is answered: whose location, or which status.
+    fn render(reservation: &Reservation) -> StoredResponse {
+        StoredResponse::json(StatusCode::ACCEPTED, &()).with_header(LOCATION, reservation.id.to_string())
+    }
+
+    /// The ids of the new reservations, and for each request the id in its response's location, or the problem's status.
     fn decided(requests: &[PlaceRequest]) -> (Vec<u128>, Vec<String>) {
         let now = Timestamp::now();
-        let (writes, answers) = decide(State::new(), &mut StoredResponses::default(), requests, now);
+        let (writes, outcomes) = decide(State::new(), &mut StoredResponses::default(), requests, render, now);
         let new = writes.new.iter().map(|reservation| reservation.id.0.as_u128()).collect();
         assert_eq!(writes.new.len(), writes.events.len());
-        let shown = answers.into_iter().map(|answer| match answer {
-            Ok(PlaceAccepted { stored_response, .. }) => {
-                let response = stored_response.into_response();
+        let shown = outcomes.into_iter().map(|outcome| match outcome {
+            Ok(PlaceAccepted { response, .. }) => {
+                let response = response.into_response();
                 let header = |name| response.headers().get(name).map(|value| value.to_str().unwrap());
                 let location = header("location").unwrap().rsplit('-').next().unwrap();
                 let id = u128::from_str_radix(location, 16).unwrap();
@@ -106,40 +123,33 @@ mod tests {
 
     #[test]
     fn one_key_in_one_batch_has_one_effect() {
-        let requests = [
-            placing(1, 1, Some("k")),
-            placing(2, 1, Some("k")),
-            placing(3, 2, Some("k")),
-            placing(4, 1, None),
-        ];
-        let answers = ["1", "1 again", "422", "4"].map(String::from).to_vec();
-        assert_eq!(decided(&requests), (vec![1, 4], answers));
+        let requests =
+            [place(1, 1, Some("k")), place(2, 1, Some("k")), place(3, 2, Some("k")), place(4, 1, None)];
+        let outcomes = ["1", "1 again", "422", "4"].map(String::from).to_vec();
+        assert_eq!(decided(&requests), (vec![1, 4], outcomes));
     }
 
     #[test]
     fn other_keys_have_effects_of_their_own() {
-        let requests = [placing(1, 1, Some("k")), placing(2, 1, Some("K")), placing(3, 1, Some("k k"))];
-        let answers = ["1", "2", "3"].map(String::from).to_vec();
-        assert_eq!(decided(&requests), (vec![1, 2, 3], answers));
+        let requests = [place(1, 1, Some("k")), place(2, 1, Some("K")), place(3, 1, Some("k k"))];
+        let outcomes = ["1", "2", "3"].map(String::from).to_vec();
+        assert_eq!(decided(&requests), (vec![1, 2, 3], outcomes));
     }
 
     #[test]
-    fn what_was_refused_leaves_its_key_to_the_next_one() {
-        // The id is taken by another body: refused, and so is its repetition; then another body may have the key.
-        let requests = [
-            placing(1, 1, None),
-            placing(1, 2, Some("k")),
-            placing(1, 2, Some("k")),
-            placing(3, 3, Some("k")),
-        ];
-        let answers = ["1", "409", "409", "3"].map(String::from).to_vec();
-        assert_eq!(decided(&requests), (vec![1, 3], answers));
+    fn a_refused_request_leaves_its_key_unused() {
+        // The second request's id is taken by another body, so it is refused, and so is its repeat. Then another body may
+        // use the key.
+        let requests =
+            [place(1, 1, None), place(1, 2, Some("k")), place(1, 2, Some("k")), place(3, 3, Some("k"))];
+        let outcomes = ["1", "409", "409", "3"].map(String::from).to_vec();
+        assert_eq!(decided(&requests), (vec![1, 3], outcomes));
     }
 
     #[test]
-    fn an_id_of_the_clients_own_and_a_key_go_together() {
-        let requests = [placing(1, 1, Some("k")), placing(1, 1, Some("l")), placing(1, 1, None)];
-        let answers = ["1", "1", "1"].map(String::from).to_vec();
-        assert_eq!(decided(&requests), (vec![1], answers));
+    fn a_client_may_send_both_an_id_and_a_key() {
+        let requests = [place(1, 1, Some("k")), place(1, 1, Some("l")), place(1, 1, None)];
+        let outcomes = ["1", "1", "1"].map(String::from).to_vec();
+        assert_eq!(decided(&requests), (vec![1], outcomes));
     }
 }

@@ -10,7 +10,8 @@ use shared_events::Origin;
 use tokio_util::sync::CancellationToken;
 
 use crate::reservation::{Command, Input};
-use crate::{UnitOfWork, failpoints, store};
+use crate::unit_of_work::UnitOfWork;
+use crate::{failpoints, store};
 
 /// How often it looks.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -23,7 +24,9 @@ const BATCH: i64 = 500;
 /// # Errors
 /// A fatal fault.
 pub async fn run(unit_of_work: UnitOfWork, stop: CancellationToken) -> anyhow::Result<()> {
-    Worker::new("sweeping deadlines", PERIOD).run(stop, || database::bounded(step(&unit_of_work))).await
+    Worker::new("sweeping deadlines", PERIOD)
+        .run(stop, || database::with_time_limit(step(&unit_of_work)))
+        .await
 }
 
 /// Cancels one batch of overdue reservations.
@@ -42,8 +45,8 @@ pub async fn step(unit_of_work: &UnitOfWork) -> Result<Step, Fault> {
         .map(|reservation| Input { id: reservation.id, command: Command::Expire, origin: Origin::default() })
         .collect();
     let state = overdue.into_iter().map(|reservation| (reservation.id, reservation)).collect();
-    let writes = unit_of_work.decide_loaded(&mut transaction, state, &inputs).await?;
+    let writes = unit_of_work.fold_and_save(&mut transaction, state, &inputs).await?;
     failpoint(failpoints::COMMIT_SWEPT, transaction.commit()).await?;
-    unit_of_work.committed(&writes);
+    unit_of_work.after_commit(&writes);
     Ok(Step::Done)
 }

@@ -6,7 +6,8 @@ use service_kit::messaging::database::{self, ReadConnection};
 use service_kit::messaging::{Fault, Step, Worker};
 use tokio_util::sync::CancellationToken;
 
-use crate::{UnitOfWork, store};
+use crate::store;
+use crate::unit_of_work::UnitOfWork;
 
 /// How often it looks. Each replica does, and sees the same.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -17,7 +18,7 @@ const PERIOD: Duration = Duration::from_secs(5);
 /// A fatal fault.
 pub async fn watch(unit_of_work: UnitOfWork, stop: CancellationToken) -> anyhow::Result<()> {
     Worker::new("counting what is undecided", PERIOD)
-        .run(stop, || database::bounded(step(&unit_of_work)))
+        .run(stop, || database::with_time_limit(step(&unit_of_work)))
         .await
 }
 

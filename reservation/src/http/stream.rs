@@ -16,6 +16,7 @@ use futures_util::{Stream, stream};
 use prometheus::{IntGauge, Registry};
 use service_kit::http::Stopping;
 use service_kit::http::openapi::schemas;
+use service_kit::http::parameters;
 use service_kit::http::pagination;
 use service_kit::http::problem::Problem;
 use service_kit::messaging::waiters::{Progress, Waiter};
@@ -141,7 +142,7 @@ pub(super) async fn follow(
     stopping: Stopping,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let id = ReservationId(pagination::path_id(&request, "id")?);
+    let id = ReservationId(parameters::path_id(&request, "id")?);
     let seen = last_event_id(request.headers())?;
     let place = api.streams.open()?;
     // Before the reservation is read, so that no change between the two is missed.

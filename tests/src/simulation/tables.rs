@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use chrono::{DateTime, TimeDelta, Utc};
 use movie::movie as stock;
 use notification::notification as told;
+use reservation::http::accepted_response;
 use reservation::placement::{self, PlaceOutcome, PlaceRequest};
 use reservation::reservation as seat;
 use reservation_list::projection as listed;
@@ -101,7 +102,7 @@ pub fn locks(tables: &Tables, work: &Work, taken: &Locks, clock: DateTime<Utc>) 
         }
         Work::Batch(Service::Notification, _) => Locks::new(),
         Work::Batch(Service::ReservationList, batch) => {
-            let ids = batch.iter().filter_map(|delivery| listed::Reservation::of(&delivery.event));
+            let ids = batch.iter().filter_map(|delivery| listed::Reservation::from_event(&delivery.event));
             ids.filter(|row| tables.list.contains_key(&row.id)).map(|row| row.id.0).collect()
         }
         // Whoever is being decided just now is left out.
@@ -145,7 +146,7 @@ pub fn fold(tables: &Tables, work: &Work, locks: &Locks, now: Timestamp) -> Writ
             Writes::Notification(told::fold(state, inputs))
         }
         Work::Batch(Service::ReservationList, batch) => {
-            let inputs = batch.iter().filter_map(|delivery| listed::Reservation::of(&delivery.event));
+            let inputs = batch.iter().filter_map(|delivery| listed::Reservation::from_event(&delivery.event));
             let state = tables.list.iter().map(|(id, row)| (*id, row.status)).collect();
             Writes::List(listed::fold(state, inputs.collect()))
         }
@@ -166,7 +167,7 @@ fn place(tables: &Tables, requests: &[PlaceRequest], now: Timestamp) -> Writes {
         places.filter_map(|place| tables.stored_responses.get(place).cloned()).collect();
     let state = requests.iter().filter_map(|placing| tables.reservations.get(&placing.input.id));
     let state = state.map(|row| (row.id, row.clone())).collect();
-    let (writes, answers) = placement::decide(state, &mut stored_responses, requests, now);
+    let (writes, answers) = placement::decide(state, &mut stored_responses, requests, accepted_response, now);
     let added = stored_responses
         .new_responses()
         .map(|(key, stored_response)| (key, stored_response.clone()))

@@ -59,7 +59,7 @@ impl Keys {
     ) -> Result<(), Violation> {
         match answer {
             Ok(accepted) => {
-                let place = accepted.stored_response.header(&LOCATION).unwrap_or_default().to_owned();
+                let place = accepted.response.header(&LOCATION).unwrap_or_default().to_owned();
                 let repeated = accepted.reservation.is_none();
                 tally.count(if repeated { "a key: answered again" } else { "a key: accepted" });
                 let now = (body, place);
