@@ -1,11 +1,12 @@
 //! Placements and cancellations from the log, decided a batch at a time.
 
 use prometheus::{IntCounterVec, Opts, Registry};
-use service_kit::messaging::{Delivery, EventHandler, Fault, Outbox};
+use service_kit::messaging::{Delivery, EventHandler, Fault};
 use shared_events::Event;
 use sqlx::PgConnection;
 
 use crate::movie::{Command, Input};
+use crate::unit_of_work::UnitOfWork;
 
 /// What the stock did.
 #[derive(Clone)]
@@ -27,7 +28,7 @@ impl MovieMetrics {
 }
 
 pub struct Handler {
-    pub outbox: Outbox,
+    pub unit_of_work: UnitOfWork,
     pub metrics: MovieMetrics,
 }
 
@@ -43,7 +44,7 @@ impl EventHandler for Handler {
         if inputs.is_empty() {
             return Ok(Vec::new());
         }
-        let writes = crate::decide(connection, &self.outbox, &inputs).await?;
+        let writes = self.unit_of_work.execute_in(connection, &inputs).await?;
         Ok(writes.events.iter().map(|(event, _)| event.event_type()).collect())
     }
 

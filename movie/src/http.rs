@@ -9,24 +9,21 @@ use serde::{Deserialize, Serialize};
 use service_kit::http::body::Json;
 use service_kit::http::openapi::{self, schemas};
 use service_kit::http::pagination::{self, Page, PageQuery};
+use service_kit::http::parameters;
 use service_kit::http::problem::{FieldError, Problem};
-use service_kit::http::validation::{Number, Validator};
-use service_kit::messaging::database::{ReadConnection, Transaction};
-use service_kit::messaging::failpoint::failpoint;
-use service_kit::messaging::{
-    Fault, Idempotency, IdempotencyKey, IdempotencyParameter, Outbox, StoredResponse,
-};
+use service_kit::http::validation::{self, IntegerOrString, Validator};
+use service_kit::messaging::database::ReadConnection;
+use service_kit::messaging::{Fault, IdempotencyKey, IdempotencyParameter, StoredResponse};
 use service_kit::telemetry::trace_context;
 use shared_events::{Count, DeliveryId, MovieId, Origin};
-use sqlx::PgPool;
 use utoipa::openapi::Schema;
 use utoipa::{IntoParams, OpenApi, ToSchema};
 use uuid::Uuid;
 
-use crate::failpoints;
 use crate::movie::{Answer, Command, Editions, Input, Movie, QTY_MAX};
 use crate::search::{Listing, Place, Query, Sort};
 use crate::store;
+use crate::unit_of_work::{CallOutcome, UnitOfWork};
 
 /// Tickets in one delivery at most.
 const DELIVERY_MAX: i64 = 1_000_000;
@@ -38,9 +35,6 @@ const QUERY_MAX: usize = 200;
 
 const COLLECTION: &str = "movie";
 
-/// How often a call is decided anew when another one with the same id came in between.
-const TRIES: usize = 3;
-
 /// What the service says of itself.
 #[derive(OpenApi)]
 #[openapi(
@@ -51,14 +45,12 @@ struct Description;
 
 #[derive(Clone)]
 pub struct Api {
-    pub pool: PgPool,
-    pub outbox: Outbox,
-    pub idempotency: Idempotency,
+    pub unit_of_work: UnitOfWork,
 }
 
 pub fn routes(api: Api) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static {
     let api = web::Data::new(api);
-    let description = openapi::text(Description::openapi());
+    let description = openapi::document_text(Description::openapi());
     move |config| {
         config
             .service(openapi::resource(description.clone()))
@@ -82,12 +74,12 @@ fn description_schema() -> Schema {
 }
 
 fn qty_schema() -> Schema {
-    schemas::described("How many tickets there are", schemas::number(0, QTY_MAX))
+    schemas::described("How many tickets there are", schemas::integer_or_string(0, QTY_MAX))
 }
 
 fn count_schema() -> Schema {
     let most = format!("How many tickets. At most {QTY_MAX} may be left after it, else 422");
-    schemas::described(&most, schemas::number(1, DELIVERY_MAX))
+    schemas::described(&most, schemas::integer_or_string(1, DELIVERY_MAX))
 }
 
 /// A movie to be published. Unknown fields are ignored.
@@ -103,7 +95,7 @@ struct NewMovie {
     #[schema(schema_with = name_schema)]
     movie_name: String,
     #[schema(schema_with = qty_schema)]
-    qty: Number,
+    qty: IntegerOrString,
     #[schema(schema_with = description_schema, required = false)]
     description: Option<String>,
 }
@@ -128,7 +120,7 @@ struct NewDelivery {
     #[schema(value_type = Option<Uuid>)]
     id: Option<String>,
     #[schema(schema_with = count_schema)]
-    count: Number,
+    count: IntegerOrString,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -171,16 +163,16 @@ async fn publish(
     request: HttpRequest,
     Json(new): Json<NewMovie>,
 ) -> Result<HttpResponse, Problem> {
-    let mut bounds = Validator::new();
-    let id = new.id.map(|id| bounds.id("/id", &id)).transpose()?;
-    let name = bounds.text("/movieName", new.movie_name, 1, NAME_MAX);
-    let description = bounds.text("/description", new.description.unwrap_or_default(), 0, DESCRIPTION_MAX);
-    let qty = bounds.number("/qty", new.qty, 0, QTY_MAX);
-    bounds.check()?;
-    let key = IdempotencyKey::of(&request, "/movies".to_owned(), &(id, &name, &description, qty))?;
+    let mut validator = Validator::new();
+    let id = new.id.map(|id| validation::parse_id("/id", &id)).transpose()?;
+    let name = validator.text("/movieName", new.movie_name, 1, NAME_MAX);
+    let description = validator.text("/description", new.description.unwrap_or_default(), 0, DESCRIPTION_MAX);
+    let qty = validator.number("/qty", new.qty, 0, QTY_MAX);
+    validator.finish()?;
+    let key = IdempotencyKey::from_request(&request, "/movies".to_owned(), &(id, &name, &description, qty))?;
     let movie_id = MovieId(id.unwrap_or_else(Uuid::now_v7));
     let command = Command::Publish { movie_id, name, description, qty };
-    Ok(api.decide(command, key, created).await?.into_response())
+    Ok(api.execute(command, key, created_response).await?.into_response())
 }
 
 /// Edit a movie's name or description
@@ -206,14 +198,14 @@ async fn edit(
     request: HttpRequest,
     Json(edited): Json<EditedMovie>,
 ) -> Result<HttpResponse, Problem> {
-    let movie_id = MovieId(pagination::path_id(&request, "id")?);
+    let movie_id = MovieId(parameters::path_id(&request, "id")?);
     let editions = editions(&request)?;
-    let mut bounds = Validator::new();
-    let name = edited.movie_name.map(|name| bounds.text("/movieName", name, 1, NAME_MAX));
-    let description = edited.description.map(|text| bounds.text("/description", text, 0, DESCRIPTION_MAX));
-    bounds.check()?;
+    let mut validator = Validator::new();
+    let name = edited.movie_name.map(|name| validator.text("/movieName", name, 1, NAME_MAX));
+    let description = edited.description.map(|text| validator.text("/description", text, 0, DESCRIPTION_MAX));
+    validator.finish()?;
     let command = Command::Edit { movie_id, name, description, editions };
-    Ok(api.decide(command, None, shown).await?.into_response())
+    Ok(api.execute(command, None, ok_response).await?.into_response())
 }
 
 /// Deliver more tickets
@@ -235,16 +227,16 @@ async fn deliver(
     request: HttpRequest,
     Json(new): Json<NewDelivery>,
 ) -> Result<HttpResponse, Problem> {
-    let movie_id = MovieId(pagination::path_id(&request, "id")?);
-    let mut bounds = Validator::new();
-    let id = new.id.map(|id| bounds.id("/id", &id)).transpose()?;
-    let count = bounds.number("/count", new.count, 1, DELIVERY_MAX);
-    bounds.check()?;
+    let movie_id = MovieId(parameters::path_id(&request, "id")?);
+    let mut validator = Validator::new();
+    let id = new.id.map(|id| validation::parse_id("/id", &id)).transpose()?;
+    let count = validator.number("/count", new.count, 1, DELIVERY_MAX);
+    validator.finish()?;
     let count = Count::new(count).ok_or_else(Problem::internal)?;
-    let key = IdempotencyKey::of(&request, format!("/movies/{movie_id}/tickets"), &(id, count))?;
+    let key = IdempotencyKey::from_request(&request, format!("/movies/{movie_id}/tickets"), &(id, count))?;
     let delivery_id = DeliveryId(id.unwrap_or_else(Uuid::now_v7));
     let command = Command::Deliver { movie_id, delivery_id, count };
-    Ok(api.decide(command, key, created).await?.into_response())
+    Ok(api.execute(command, key, created_response).await?.into_response())
 }
 
 /// Show a movie
@@ -260,12 +252,12 @@ async fn deliver(
     ),
 )]
 async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let id = MovieId(pagination::path_id(&request, "id")?);
-    let mut reading = ReadConnection::begin(&api.pool).await.map_err(Fault::from)?;
+    let id = MovieId(parameters::path_id(&request, "id")?);
+    let mut reading = ReadConnection::begin(&api.unit_of_work.pool).await.map_err(Fault::from)?;
     let found = store::find(&mut reading, id).await.map_err(Fault::from)?;
     reading.end();
     match found {
-        Some(movie) => Ok(shown(&movie).into_response()),
+        Some(movie) => Ok(ok_response(&movie).into_response()),
         None => Err(no_such_movie(id)),
     }
 }
@@ -311,9 +303,9 @@ fn sort_schema() -> Schema {
     )),
 )]
 async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let parameters = pagination::query(&request, &["q", "minQty", "sort", "cursor", "limit"])?;
+    let parameters = parameters::query(&request, &["q", "minQty", "sort", "cursor", "limit"])?;
     let (listing, query) = listing(&parameters)?;
-    let mut reading = ReadConnection::begin(&api.pool).await.map_err(Fault::from)?;
+    let mut reading = ReadConnection::begin(&api.unit_of_work.pool).await.map_err(Fault::from)?;
     let movies = store::catalogue::list(&mut reading, &listing, query.after.as_ref(), query.limit + 1)
         .await
         .map_err(Fault::from)?;
@@ -323,8 +315,8 @@ async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse,
 }
 
 fn listing(parameters: &HashMap<String, String>) -> Result<(Listing, PageQuery<Place>), Problem> {
-    let q = pagination::text(parameters, "q", QUERY_MAX)?;
-    let min_qty = pagination::number(parameters, "minQty", 0, QTY_MAX)?.unwrap_or(0);
+    let q = parameters::text(parameters, "q", QUERY_MAX)?;
+    let min_qty = parameters::number(parameters, "minQty", 0, QTY_MAX)?.unwrap_or(0);
     let sort = match parameters.get("sort") {
         None => Sort::Newest,
         Some(text) => Sort::ALL
@@ -337,92 +329,41 @@ fn listing(parameters: &HashMap<String, String>) -> Result<(Listing, PageQuery<P
     let query: PageQuery<Place> =
         PageQuery::parse(parameters, COLLECTION, &[q, Some(&min_qty.to_string()), Some(sort.as_str())])?;
     if query.after.as_ref().is_some_and(|place| place.sort() != sort) {
-        return Err(pagination::foreign());
+        return Err(pagination::invalid_cursor());
     }
     Ok((Listing { query: q.map(Query::new), min_qty, sort }, query))
 }
 
 impl Api {
-    /// One call, one transaction.
-    async fn decide(
+    /// Executes a command. `render` makes the response from the movie as it is after the command.
+    async fn execute(
         &self,
         command: Command,
         key: Option<IdempotencyKey>,
-        show: Show,
-    ) -> Result<StoredResponse, Problem> {
-        let origin =
-            Origin { traceparent: Some(trace_context::current().as_str().to_owned()), causation: None };
-        let input = Input { command, origin };
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match self.try_decide(&input, key.as_ref(), show).await {
-                // The same id or key was inserted between load and save: what is there now decides.
-                Err(Fault::Poison(_) | Fault::Fenced) if tries < TRIES => {}
-                result => return result?,
-            }
-        }
-    }
-
-    /// Unless the key has been accepted before, decides, and keeps the answer.
-    async fn try_decide(
-        &self,
-        input: &Input,
-        key: Option<&IdempotencyKey>,
-        show: Show,
-    ) -> Result<Result<StoredResponse, Problem>, Fault> {
-        let mut transaction = Transaction::begin(&self.pool).await?;
-        let mut stored_responses = self.idempotency.load(&mut transaction, key.into_iter()).await?;
-        let answer = match stored_responses.find(key) {
-            Some(answer) => answer,
-            None => {
-                let inputs = std::slice::from_ref(input);
-                let mut writes = crate::decide(&mut transaction, &self.outbox, inputs).await?;
-                match accepted(input.command.movie_id(), writes.answers.pop(), show) {
-                    Ok(stored_response) => {
-                        stored_responses.store(key, &stored_response);
-                        Ok(stored_response)
-                    }
-                    Err(problem) => self.refused(&mut transaction, key, problem).await?,
-                }
-            }
-        };
-        self.idempotency.save(&mut transaction, &stored_responses).await?;
-        failpoint(failpoints::COMMIT_CALL, transaction.commit()).await?;
-        self.outbox.wake();
-        self.idempotency.count(&answer);
-        Ok(answer)
-    }
-
-    /// It may be refused because the same call was accepted while it waited for the movie's row: a delivery that fits
-    /// only once.
-    async fn refused(
-        &self,
-        transaction: &mut Transaction,
-        key: Option<&IdempotencyKey>,
-        problem: Problem,
-    ) -> Result<Result<StoredResponse, Problem>, Fault> {
-        let stored_responses = self.idempotency.load(transaction, key.into_iter()).await?;
-        Ok(stored_responses.find(key).unwrap_or(Err(problem)))
+        render: RenderMovie,
+    ) -> CallOutcome {
+        let id = command.movie_id();
+        let traceparent = Some(trace_context::current().as_str().to_owned());
+        let input = Input { command, origin: Origin { traceparent, causation: None } };
+        self.unit_of_work.execute(&input, key.as_ref(), |answer| outcome(id, answer, render)).await
     }
 }
 
-/// What a call is answered; `show` makes it of the movie as it stands then.
-fn accepted(id: MovieId, answer: Option<Answer>, show: Show) -> Result<StoredResponse, Problem> {
+fn outcome(id: MovieId, answer: Answer, render: RenderMovie) -> CallOutcome {
     match answer {
-        Some(Answer::Done(movie)) => Ok(show(&movie)),
-        Some(Answer::NoSuchMovie) => Err(no_such_movie(id)),
-        Some(Answer::Conflict) => Err(Problem::conflict("the id is taken by a call with another body")),
-        Some(Answer::Stale) => {
+        Answer::Done(movie) => Ok(render(&movie)),
+        Answer::NoSuchMovie => Err(no_such_movie(id)),
+        Answer::Conflict => Err(Problem::conflict("the id is taken by a call with another body")),
+        Answer::Stale => {
             Err(Problem::precondition_failed("the movie was edited since; get it again for its ETag"))
         }
-        Some(Answer::TooMany { qty }) => {
+        Answer::TooMany { qty } => {
             let most = (QTY_MAX - qty).max(0);
             let detail =
                 format!("must be at most {most}: {qty} tickets are left, and at most {QTY_MAX} may be");
             Err(Problem::out_of_bounds(vec![FieldError::new("/count", detail)]))
         }
-        Some(Answer::Silent) | None => Err(Problem::internal()),
+        Answer::Silent => Err(Problem::internal()),
     }
 }
 
@@ -452,17 +393,17 @@ fn editions(request: &HttpRequest) -> Result<Editions, Problem> {
     }
 }
 
-type Show = fn(&Movie) -> StoredResponse;
+type RenderMovie = fn(&Movie) -> StoredResponse;
 
-fn created(movie: &Movie) -> StoredResponse {
-    answer(StatusCode::CREATED, movie).with_header(LOCATION, format!("/movies/{}", movie.id))
+fn created_response(movie: &Movie) -> StoredResponse {
+    movie_response(StatusCode::CREATED, movie).with_header(LOCATION, format!("/movies/{}", movie.id))
 }
 
-fn shown(movie: &Movie) -> StoredResponse {
-    answer(StatusCode::OK, movie)
+fn ok_response(movie: &Movie) -> StoredResponse {
+    movie_response(StatusCode::OK, movie)
 }
 
-fn answer(status: StatusCode, movie: &Movie) -> StoredResponse {
+fn movie_response(status: StatusCode, movie: &Movie) -> StoredResponse {
     StoredResponse::json(status, &MovieView::from(movie))
         .with_header(ETAG, format!("\"{}\"", movie.edition))
         .with_header(CACHE_CONTROL, "no-store")

@@ -17,21 +17,20 @@ pub mod http;
 pub mod movie;
 pub mod search;
 pub mod store;
+pub mod unit_of_work;
 
 use std::net::TcpListener;
 use std::time::Duration;
 
-use service_kit::messaging::{
-    Fault, Idempotency, Outbox, ServiceContext, ServiceOptions, Worker, database, idempotency,
-};
-use shared_events::{Consumer, Timestamp};
+use service_kit::messaging::{Idempotency, ServiceContext, ServiceOptions, Worker, database, idempotency};
+use shared_events::Consumer;
+use sqlx::PgPool;
 use sqlx::migrate::Migrator;
-use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
-use movie::{Input, Writes};
 use store::catalogue;
+use unit_of_work::UnitOfWork;
 
 /// How often movies are looked for that are not described: in all of the catalogue.
 const FILL_PERIOD: Duration = Duration::from_secs(30);
@@ -42,8 +41,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 pub struct Application {
     context: ServiceContext,
     listener: TcpListener,
+    unit_of_work: UnitOfWork,
     metrics: events::MovieMetrics,
-    idempotency: Idempotency,
 }
 
 impl Application {
@@ -61,8 +60,12 @@ impl Application {
         };
         let context = ServiceContext::build(&config.events, options).await?;
         let metrics = events::MovieMetrics::new(context.metrics.registry())?;
-        let idempotency = Idempotency::new(&config.idempotency, context.metrics.registry())?;
-        Ok(Self { context, listener, metrics, idempotency })
+        let unit_of_work = UnitOfWork {
+            pool: context.pool.clone(),
+            outbox: context.outbox.clone(),
+            idempotency: Idempotency::new(&config.idempotency, context.metrics.registry())?,
+        };
+        Ok(Self { context, listener, unit_of_work, metrics })
     }
 
     /// The port that was bound; 0 if the system can't tell.
@@ -75,10 +78,10 @@ impl Application {
     /// # Errors
     /// A fatal fault.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { context, listener, metrics, idempotency } = self;
-        let (pool, outbox) = (context.pool.clone(), context.outbox.clone());
-        let api = http::Api { pool: pool.clone(), outbox, idempotency };
-        let handler = events::Handler { outbox: context.outbox.clone(), metrics };
+        let Self { context, listener, unit_of_work, metrics } = self;
+        let pool = unit_of_work.pool.clone();
+        let api = http::Api { unit_of_work: unit_of_work.clone() };
+        let handler = events::Handler { unit_of_work, metrics };
         let tasks = context
             .spawn_server(listener, http::routes(api))
             .spawn("idempotency", |stop| idempotency::purge(pool.clone(), stop))
@@ -89,15 +92,6 @@ impl Application {
 
 /// Keeps movies from being overlooked that a replica of an older release has published or edited.
 async fn fill(pool: PgPool, stop: CancellationToken) -> anyhow::Result<()> {
-    let step = || database::bounded(catalogue::fill(&pool));
+    let step = || database::with_time_limit(catalogue::fill(&pool));
     Worker::new("describing movies", FILL_PERIOD).run(stop, step).await
-}
-
-/// The one road of every change: load, locked; decide; save what was decided, and what it tells.
-async fn decide(connection: &mut PgConnection, outbox: &Outbox, inputs: &[Input]) -> Result<Writes, Fault> {
-    let state = store::load(connection, inputs).await?;
-    let writes = movie::fold(state, inputs, Timestamp::now());
-    store::save(connection, &writes).await?;
-    outbox.insert(connection, &writes.events).await?;
-    Ok(writes)
 }
