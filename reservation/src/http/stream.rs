@@ -17,7 +17,6 @@ use prometheus::{IntGauge, Registry};
 use service_kit::http::Stopping;
 use service_kit::http::openapi::schemas;
 use service_kit::http::parameters;
-use service_kit::http::pagination;
 use service_kit::http::problem::Problem;
 use service_kit::messaging::waiters::{Progress, Waiter};
 use shared_events::ReservationId;
