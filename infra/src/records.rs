@@ -67,7 +67,7 @@ pub struct Record {
 impl Record {
     fn from_message(message: &BorrowedMessage<'_>) -> Self {
         // Headers of any producer are shown as far as they can be read.
-        let (headers, _unreadable) = service_kit::messaging::record::headers(message);
+        let (headers, _unreadable) = service_kit::messaging::record::read_headers(message);
         Self {
             topic: message.topic().to_owned(),
             partition: message.partition(),

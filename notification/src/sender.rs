@@ -69,7 +69,7 @@ impl Sender {
     /// # Errors
     /// If the database fails.
     pub async fn step(&self) -> Result<Step, Fault> {
-        let claimed = database::bounded(async {
+        let claimed = database::with_time_limit(async {
             let mut transaction = Transaction::begin(&self.pool).await?;
             let claimed =
                 failpoint(failpoints::CLAIM, email::claim(&mut transaction, CONCURRENCY, LEASE)).await?;
@@ -118,7 +118,7 @@ impl Sender {
     }
 
     async fn record(&self, claimed: &Claimed, outcome: &Outcome) -> Result<bool, Fault> {
-        database::bounded(async {
+        database::with_time_limit(async {
             let mut transaction = Transaction::begin(&self.pool).await?;
             let recorded =
                 failpoint(failpoints::CONCLUDE, email::record(&mut transaction, claimed, outcome)).await?;
@@ -145,7 +145,7 @@ pub async fn report_backlog(
             () = stop.cancelled() => return Ok(()),
             _ = tick.tick() => {}
         }
-        let counted = database::bounded(async {
+        let counted = database::with_time_limit(async {
             let mut transaction = Transaction::begin(&pool).await?;
             let backlog = email::backlog(&mut transaction).await?;
             transaction.commit().await?;

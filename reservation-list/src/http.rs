@@ -144,7 +144,7 @@ async fn list(
     };
     let user_id = pagination::text(&parameters, "userId", USER_ID_MAX)?;
     let query = PageQuery::parse(&parameters, COLLECTION, &[user_id, Some(shown.as_str())])?;
-    if let Some(token) = ConsistencyToken::of(request.headers())? {
+    if let Some(token) = ConsistencyToken::from_headers(request.headers())? {
         catch_up(&api, token, &stopping).await?;
     }
 

@@ -3,16 +3,18 @@
 //!
 //! # Layout
 //!
-//! - [`service_context`]: the parts of a service, put together; [`task_group`]: runs them, and stops them in order.
+//! - [`service_context`]: the parts that all services have in common; [`task_group`]: runs their tasks, and stops
+//!   them in order.
 //! - [`config`]: the settings of database and Kafka.
-//! - [`database`]: the pool, migrations under a lock, the sessions' time limits.
-//! - [`fault`]: poison, transient and fatal faults, told apart in one place.
-//! - [`kafka`]: client settings, and topics that are created when they are missing.
+//! - [`database`]: the pool, migrations under a lock, the sessions' time limits, transactions.
+//! - [`fault`]: poison, transient and fatal faults, classified in one place.
+//! - [`kafka`]: client settings, and the creation of missing topics.
 //! - [`consumer`]: reads a topic, and applies its records in batches; [`record`]: a record and its decoded event;
-//!   [`dead_letter`]: the record that is kept in place of one that no retry can help.
+//!   [`dead_letter`]: the record that is stored in place of one that no retry can help.
 //! - [`outbox`]: events that are not sent yet, and the relay that sends them.
-//! - [`idempotency`]: the answers of accepted calls, stored under their `Idempotency-Key`.
-//! - [`waiters`]: calls that wait for a reservation's status; [`consistency_token`]: the status that a client has seen.
+//! - [`idempotency`]: the responses of accepted calls, stored under their `Idempotency-Key`.
+//! - [`waiters`]: calls that wait for a reservation's status; [`consistency_token`]: the status that a client has
+//!   seen.
 //! - [`worker`]: periodic work.
 //! - [`metrics`]: the metrics of all of these.
 //! - [`failpoint`], [`failpoints`]: the points at which tests kill a process.

@@ -25,7 +25,7 @@ impl EventId {
     }
 
     /// The identity of a record that came without one: its place in the log.
-    pub fn of_place(topic: &str, partition: i32, offset: i64) -> Self {
+    pub fn at_log_position(topic: &str, partition: i32, offset: i64) -> Self {
         Self(format!("{topic}/{partition}/{offset}"))
     }
 }

@@ -110,7 +110,7 @@ fn read_blocking(bootstrap: &str, topic: &str) -> anyhow::Result<Vec<Entry>> {
             continue;
         }
         // The client's own way panics on names that are not text.
-        let (headers, _) = record::headers(&message);
+        let (headers, _) = record::read_headers(&message);
         entries.push(Entry {
             partition: message.partition(),
             offset: message.offset(),

@@ -117,7 +117,7 @@ impl Maker {
     /// A fatal fault.
     pub async fn clear(self, stop: CancellationToken) -> anyhow::Result<()> {
         let step = || async {
-            let now = database::bounded(async {
+            let now = database::with_time_limit(async {
                 let mut transaction = Transaction::begin(&self.pool).await?;
                 let now = export::clear(&mut transaction).await?;
                 transaction.commit().await?;
@@ -138,7 +138,7 @@ impl Maker {
     /// # Errors
     /// The database's.
     async fn step(&self) -> Result<Step, Fault> {
-        let claimed = database::bounded(async {
+        let claimed = database::with_time_limit(async {
             let mut transaction = Transaction::begin(&self.pool).await?;
             let claimed = export::claim(&mut transaction, LEASE).await?;
             transaction.commit().await?;
@@ -207,7 +207,7 @@ impl Maker {
     }
 
     async fn tell(&self, claimed: &Claimed, rows: i64) -> Result<(), Failure> {
-        let ours = database::bounded(async {
+        let ours = database::with_time_limit(async {
             let mut transaction = Transaction::begin(&self.pool).await?;
             let ours = export::progress(&mut transaction, claimed, rows, LEASE).await?;
             transaction.commit().await?;
@@ -226,7 +226,7 @@ impl Maker {
     }
 
     async fn conclude(&self, claimed: &Claimed, outcome: Outcome) -> Result<(), Fault> {
-        let concluded = database::bounded(async {
+        let concluded = database::with_time_limit(async {
             let mut transaction = Transaction::begin(&self.pool).await?;
             let concluded = export::conclude(&mut transaction, claimed, &outcome).await?;
             transaction.commit().await?;

@@ -158,7 +158,7 @@ pub(super) async fn ask(
     let mut bounds = Validator::new();
     let id = new.id.map(|id| bounds.id("/id", &id)).transpose()?;
     let movie_id = MovieId(bounds.id("/movieId", &new.movie_id)?);
-    let key = IdempotencyKey::of(&request, PATH.to_owned(), &(id, movie_id))?;
+    let key = IdempotencyKey::from_request(&request, PATH.to_owned(), &(id, movie_id))?;
     let id = id.unwrap_or_else(Uuid::now_v7);
     let mut tries = 0;
     loop {
@@ -247,7 +247,7 @@ impl Api {
         idempotency.save(&mut transaction, &stored_responses).await?;
         transaction.commit().await?;
         wake.notify_one();
-        idempotency.count(&answer);
+        idempotency.count_replays(&answer);
         Ok(answer)
     }
 

@@ -1,4 +1,4 @@
-//! The settings of database and Kafka, the same for every service that has them.
+//! The settings of database and Kafka, which all services but the gateway share.
 
 use std::str::FromStr;
 
@@ -41,7 +41,7 @@ pub struct EventsConfig {
     pub drain: DrainConfig,
 }
 
-/// A PostgreSQL URL that has been parsed; its text keeps the password and is never logged.
+/// A parsed PostgreSQL URL. Its debug output leaves out the password.
 #[derive(Clone)]
 pub struct DatabaseUrl(pub sqlx::postgres::PgConnectOptions);
 
@@ -62,7 +62,7 @@ impl FromStr for DatabaseUrl {
     }
 }
 
-/// `key=value` pairs for librdkafka.
+/// `key=value` pairs for librdkafka. Their debug output leaves out the values, which may be secret.
 #[derive(Clone, Default)]
 pub struct KafkaSettings(pub Vec<(String, String)>);
 
@@ -101,7 +101,7 @@ fn bootstrap_servers(text: &str) -> Result<String, String> {
     }
 }
 
-/// Kafka's own rule for names, with room for the longest suffix within its 249 characters.
+/// Kafka's rule for names. Leaves space for the longest suffix within Kafka's limit of 249 characters.
 fn topic_prefix(text: &str) -> Result<String, String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if text.len() > 200 || !text.chars().all(legal) {
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_are_pairs() {
+    fn settings_are_parsed_into_pairs() {
         let settings: KafkaSettings = "security.protocol=ssl, sasl.password=a=b".parse().unwrap();
         assert_eq!(
             settings.0,
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_addresses_are_named() {
+    fn malformed_addresses_are_refused() {
         assert!(bootstrap_servers("a:9092,b:9093").is_ok());
         for wrong in ["", "localhost", ":9092", "a:9092,b", "a:0", "a:x"] {
             assert!(bootstrap_servers(wrong).unwrap_err().contains("host:port"), "{wrong}");
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_not_shown() {
+    fn debug_output_contains_no_secrets() {
         let url: DatabaseUrl = "postgres://u:secret@db:5432/movie".parse().unwrap();
         let settings: KafkaSettings = "sasl.password=secret".parse().unwrap();
         assert!(!format!("{url:?}{settings:?}").contains("secret"));

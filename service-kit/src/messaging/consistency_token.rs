@@ -1,8 +1,9 @@
-//! `Consistency-Token`: what a caller has seen of a reservation, so that the list can show it at least that.
+//! `Consistency-Token`: the status in which a client has seen a reservation. The list then shows at least that
+//! status.
 //!
-//! It travels through the client, from the answer that showed the reservation to the request for the list. A
-//! reservation's status only moves forward, and its outcome is one row of the list, so comparing that row is exact:
-//! no offset and no clock is in it.
+//! The client takes it from the answer that showed the reservation, and sends it with the request for the list. A
+//! reservation's status only moves forward, and its outcome is one row of the list. So comparing that row is exact,
+//! and the token contains neither an offset nor a clock.
 
 use actix_web::http::header::{HeaderMap, HeaderName};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -33,11 +34,11 @@ pub struct TokenParameter {
     token: Option<String>,
 }
 
-/// A reservation, and how far it had come. Opaque to clients.
+/// A reservation, and the rank of its status. Opaque to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConsistencyToken {
     pub id: ReservationId,
-    /// As [`Progress::rank`] has it.
+    /// See [`Progress::rank`].
     pub rank: u8,
 }
 
@@ -56,19 +57,19 @@ impl ConsistencyToken {
         let decoded = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
         let (id, rank) = decoded.strip_prefix("reservation:")?.split_once(':')?;
         let token = Self { id: ReservationId(Uuid::try_parse(id).ok()?), rank: rank.parse().ok()? };
-        // One text per token, and no rank that no status has.
+        // A token has exactly one encoding, and a rank that a status has.
         (token.rank <= 2 && token.encode() == text).then_some(token)
     }
 
-    /// What a request's headers give.
+    /// The token of a request, if it has one.
     ///
     /// # Errors
-    /// 400 for what no answer has given out, and for several.
-    pub fn of(headers: &HeaderMap) -> Result<Option<Self>, Problem> {
+    /// 400 if it is not a token that an answer contained, or if there are several.
+    pub fn from_headers(headers: &HeaderMap) -> Result<Option<Self>, Problem> {
         let refused = |detail| Problem::bad_field("/Consistency-Token", detail);
-        let mut given = headers.get_all(CONSISTENCY_TOKEN);
-        let Some(value) = given.next() else { return Ok(None) };
-        if given.next().is_some() {
+        let mut values = headers.get_all(CONSISTENCY_TOKEN);
+        let Some(value) = values.next() else { return Ok(None) };
+        if values.next().is_some() {
             return Err(refused("must stand only once"));
         }
         let token = value.to_str().ok().and_then(Self::decode);
@@ -82,50 +83,50 @@ mod tests {
 
     use super::*;
 
-    fn of(values: &[&str]) -> Result<Option<ConsistencyToken>, Problem> {
+    fn parse(values: &[&str]) -> Result<Option<ConsistencyToken>, Problem> {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(CONSISTENCY_TOKEN, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        ConsistencyToken::of(&headers)
+        ConsistencyToken::from_headers(&headers)
     }
 
     #[test]
-    fn tokens_come_back_as_they_went() {
+    fn tokens_survive_a_round_trip() {
         for rank in 0..=2 {
             let token = ConsistencyToken { id: ReservationId(Uuid::now_v7()), rank };
             let text = token.encode();
             assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)), "{text}");
-            assert_eq!(of(&[&text]).unwrap(), Some(token));
+            assert_eq!(parse(&[&text]).unwrap(), Some(token));
         }
-        assert_eq!(of(&[]).unwrap(), None);
+        assert_eq!(parse(&[]).unwrap(), None);
     }
 
     #[test]
-    fn what_nobody_gave_out_is_refused() {
+    fn forged_tokens_are_refused() {
         let id = Uuid::now_v7();
-        let made = |text: String| URL_SAFE_NO_PAD.encode(text);
+        let encoded = |text: String| URL_SAFE_NO_PAD.encode(text);
         for text in [
             String::new(),
             "x".into(),
             "\u{ff}".into(),
-            made(format!("movie:{id}:1")),
-            made(format!("reservation:{id}")),
-            made(format!("reservation:{id}:3")),
-            made(format!("reservation:{id}:+1")),
-            made(format!("reservation:{id}:01")),
-            made(format!("reservation:{}:1", id.simple())),
-            made(format!("reservation:{id}:1 ")),
-            made("reservationList:7".into()),
+            encoded(format!("movie:{id}:1")),
+            encoded(format!("reservation:{id}")),
+            encoded(format!("reservation:{id}:3")),
+            encoded(format!("reservation:{id}:+1")),
+            encoded(format!("reservation:{id}:01")),
+            encoded(format!("reservation:{}:1", id.simple())),
+            encoded(format!("reservation:{id}:1 ")),
+            encoded("reservationList:7".into()),
             "A".repeat(60_000),
         ] {
-            let problem = of(&[&text]).unwrap_err();
+            let problem = parse(&[&text]).unwrap_err();
             assert_eq!(
                 (problem.status().as_u16(), &*problem.errors()[0].pointer),
                 (400, "/Consistency-Token")
             );
         }
         let token = ConsistencyToken { id: ReservationId(id), rank: 1 }.encode();
-        assert!(of(&[&token, &token]).unwrap_err().detail().contains("only once"));
+        assert!(parse(&[&token, &token]).unwrap_err().detail().contains("only once"));
     }
 }

@@ -1,5 +1,10 @@
-//! The receiving task of a service's consumer: hands each record to its partition's queue, and alone
-//! touches the consumer. It never awaits the database.
+//! A service's consumer. Its receiving task puts each record into its partition's queue. It is the only task that
+//! calls the Kafka client, and it never awaits the database.
+//!
+//! - `assignment`: rebalances, the states of a partition, the watchdog.
+//! - `queue`: the bounded queue of a partition.
+//! - `partition`: a partition's task, which applies the records.
+//! - [`offset`]: the stored positions.
 
 mod assignment;
 pub mod offset;
@@ -26,8 +31,8 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use self::assignment::{Assigned, Assignments};
-use self::partition::{Partition, Request, Shared};
+use self::assignment::{Assignments, NewAssignment};
+use self::partition::{PartitionTask, Request, Shared};
 use self::queue::Queue;
 use super::failpoint::failpoint_sync;
 use super::failpoints;
@@ -36,20 +41,20 @@ use super::metrics::EventMetrics;
 use super::outbox::Outbox;
 use super::record::Record;
 
-/// Records that are handed on before other work gets its turn.
-const RECORDS_A_TURN: usize = 1_000;
+/// Records that are received before other work gets its turn.
+const RECORDS_PER_TURN: usize = 1_000;
 
-/// How often lag tools get a hint of where the consumer stands, and the watchdog looks.
+/// How often positions are committed to Kafka as a hint for lag tools, and failures of callbacks are checked.
 const TICK: Duration = Duration::from_secs(1);
 
 /// How long one call of the client may block.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long partitions may take to finish their batch when the process stops, and then the group's
-/// farewell.
-const DRAIN: Duration = Duration::from_secs(6);
+/// When the process stops, how long partitions may take to finish their batch, and then how long leaving the group
+/// may take.
+const DRAIN_LIMIT: Duration = Duration::from_secs(6);
 
-/// What one service consumes, and with what.
+/// The consumer of one service, and what it needs.
 pub struct EventConsumer<H> {
     pub consumer: Consumer,
     pub kafka: Kafka,
@@ -61,10 +66,10 @@ pub struct EventConsumer<H> {
 }
 
 impl<H: EventHandler> EventConsumer<H> {
-    /// Consumes until told to stop; then what is in work is finished.
+    /// Consumes until told to stop, and then finishes the batches in work.
     ///
     /// # Errors
-    /// A fatal fault of a partition, or a client that has stalled or failed for good.
+    /// A fatal fault of a partition, or if the client has stalled or failed permanently.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
@@ -73,14 +78,14 @@ impl<H: EventHandler> EventConsumer<H> {
         let topics = self.kafka.topics().clone();
         let topic = topics.name(self.consumer.topic());
         let capacity_freed = Arc::new(Notify::new());
-        let (assigned, assignments) = mpsc::unbounded_channel();
+        let (new_assignments, assignments) = mpsc::unbounded_channel();
         let context = Assignments::new(
             &topic,
             self.consumer.as_str(),
             self.database,
             self.metrics.clone(),
             Arc::clone(&capacity_freed),
-            assigned,
+            new_assignments,
         )?;
         let consumer: StreamConsumer<Assignments> = self
             .kafka
@@ -97,7 +102,7 @@ impl<H: EventHandler> EventConsumer<H> {
             metrics: self.metrics,
             handler: self.handler,
         };
-        let (requests, inbox) = mpsc::channel(64);
+        let (requests, request_receiver) = mpsc::channel(64);
         let receiver = Receiver {
             consumer: Arc::new(consumer),
             shared: Arc::new(shared),
@@ -105,7 +110,7 @@ impl<H: EventHandler> EventConsumer<H> {
             tasks: JoinSet::new(),
             requests,
         };
-        receiver.run(assignments, inbox, shutdown).await
+        receiver.run(assignments, request_receiver, shutdown).await
     }
 }
 
@@ -120,12 +125,12 @@ struct Receiver<H> {
 impl<H: EventHandler> Receiver<H> {
     async fn run(
         mut self,
-        mut assigned: mpsc::UnboundedReceiver<Assigned>,
+        mut assignments: mpsc::UnboundedReceiver<NewAssignment>,
         mut requests: mpsc::Receiver<Request>,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        let result = self.receive(&mut assigned, &mut requests, &shutdown).await;
-        // Tasks may be waiting for an answer to a request: dropping the channel gives them one.
+        let result = self.receive(&mut assignments, &mut requests, &shutdown).await;
+        // Tasks may be waiting for the reply to a request: dropping the channel ends that wait.
         drop(requests);
         let drained = self.drain().await;
         result.and(drained)
@@ -133,7 +138,7 @@ impl<H: EventHandler> Receiver<H> {
 
     async fn receive(
         &mut self,
-        assigned: &mut mpsc::UnboundedReceiver<Assigned>,
+        assignments: &mut mpsc::UnboundedReceiver<NewAssignment>,
         requests: &mut mpsc::Receiver<Request>,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<()> {
@@ -144,190 +149,195 @@ impl<H: EventHandler> Receiver<H> {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                Some(assigned) = assigned.recv() => self.start(assigned),
-                Some(request) = requests.recv() => self.serve(request)?,
-                () = capacity_freed.notified() => self.hand_over_held()?,
+                Some(assignment) = assignments.recv() => self.spawn_task(assignment),
+                Some(request) = requests.recv() => self.handle_request(request)?,
+                () = capacity_freed.notified() => self.enqueue_overflow()?,
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => ended??,
                 _ = tick.tick() => self.tick()?,
                 message = consumer.recv() => {
-                    self.received(message.map(|message| Record::read(&message)))?;
-                    for _ in 1..RECORDS_A_TURN {
+                    self.handle_received(message.map(|message| Record::from_message(&message)))?;
+                    for _ in 1..RECORDS_PER_TURN {
                         let Some(message) = consumer.recv().now_or_never() else { break };
-                        self.received(message.map(|message| Record::read(&message)))?;
+                        self.handle_received(message.map(|message| Record::from_message(&message)))?;
                     }
                 }
             }
         }
     }
 
-    fn start(&mut self, assigned: Assigned) {
-        let slots = self.consumer.context().slots();
-        let Some(slot) = slots.get(&assigned.partition) else { return };
-        if !Arc::ptr_eq(&slot.queue, &assigned.queue) {
+    fn spawn_task(&mut self, assignment: NewAssignment) {
+        let partitions = self.consumer.context().partitions();
+        let Some(assigned) = partitions.get(&assignment.partition) else { return };
+        if !Arc::ptr_eq(&assigned.queue, &assignment.queue) {
             return;
         }
-        let applied = Arc::clone(&slot.applied);
-        drop(slots);
-        let partition = Partition::new(Arc::clone(&self.shared), assigned, applied, self.requests.clone());
-        self.tasks.spawn(partition.run());
+        let position = Arc::clone(&assigned.position);
+        drop(partitions);
+        let task = PartitionTask::new(Arc::clone(&self.shared), assignment, position, self.requests.clone());
+        self.tasks.spawn(task.run());
     }
 
-    fn received(&self, record: Result<Record, KafkaError>) -> anyhow::Result<()> {
+    fn handle_received(&self, record: Result<Record, KafkaError>) -> anyhow::Result<()> {
         match record {
-            Ok(record) => self.hand_over(record),
-            Err(error) => self.trouble(&error),
+            Ok(record) => self.enqueue(record),
+            Err(error) => self.handle_error(&error),
         }
     }
 
-    fn hand_over(&self, record: Record) -> anyhow::Result<()> {
+    fn enqueue(&self, record: Record) -> anyhow::Result<()> {
         let partition = record.partition;
-        let mut slots = self.consumer.context().slots();
-        // Of an older assignment, or of one that is to start elsewhere.
-        let Some(slot) = slots.get_mut(&partition).filter(|slot| !slot.parked) else { return Ok(()) };
-        if !slot.held.is_empty() {
-            slot.held.push_back(record);
+        let mut partitions = self.consumer.context().partitions();
+        // Drop a record of an older assignment, or of a partition that is to restart at another offset.
+        let Some(assigned) = partitions.get_mut(&partition).filter(|assigned| !assigned.paused) else {
+            return Ok(());
+        };
+        if !assigned.overflow.is_empty() {
+            assigned.overflow.push_back(record);
             return Ok(());
         }
-        if let Err(record) = slot.queue.push(record) {
-            slot.held.push_back(record);
-            drop(slots);
-            // Fetching goes on after the held record once there is room.
-            self.consumer.pause(&self.only(partition)).context("pausing a partition")?;
+        if let Err(record) = assigned.queue.push(record) {
+            assigned.overflow.push_back(record);
+            drop(partitions);
+            // Once there is capacity, fetching continues after the overflow.
+            self.consumer.pause(&self.partition_list(partition)).context("pausing a partition")?;
         }
         Ok(())
     }
 
-    fn hand_over_held(&self) -> anyhow::Result<()> {
-        let mut free = Vec::new();
-        for (partition, slot) in self.consumer.context().slots().iter_mut() {
-            if slot.parked || slot.held.is_empty() {
+    fn enqueue_overflow(&self) -> anyhow::Result<()> {
+        let mut to_resume = Vec::new();
+        for (partition, assigned) in self.consumer.context().partitions().iter_mut() {
+            if assigned.paused || assigned.overflow.is_empty() {
                 continue;
             }
-            while let Some(record) = slot.held.pop_front() {
-                if let Err(record) = slot.queue.push(record) {
-                    slot.held.push_front(record);
+            while let Some(record) = assigned.overflow.pop_front() {
+                if let Err(record) = assigned.queue.push(record) {
+                    assigned.overflow.push_front(record);
                     break;
                 }
             }
-            if slot.held.is_empty() {
-                free.push(*partition);
+            if assigned.overflow.is_empty() {
+                to_resume.push(*partition);
             }
         }
-        for partition in free {
-            self.consumer.resume(&self.only(partition)).context("resuming a partition")?;
+        for partition in to_resume {
+            self.consumer.resume(&self.partition_list(partition)).context("resuming a partition")?;
         }
         Ok(())
     }
 
-    fn trouble(&self, error: &KafkaError) -> anyhow::Result<()> {
+    fn handle_error(&self, error: &KafkaError) -> anyhow::Result<()> {
         match error {
             KafkaError::MessageConsumption(
                 RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange,
             ) => {
-                // It doesn't say which.
-                for slot in self.consumer.context().slots().values() {
-                    slot.queue.report_out_of_range();
+                // The error doesn't name the partition: each task checks its own.
+                for assigned in self.consumer.context().partitions().values() {
+                    assigned.queue.report_out_of_range();
                 }
             }
             KafkaError::MessageConsumptionFatal(code) => bail!("the consumer failed for good: {code}"),
-            // The client's own complaint was logged where it came in.
+            // The client's error callback has logged it.
             error => debug!(kafka.topic = self.shared.topic, %error, "receiving"),
         }
         Ok(())
     }
 
-    fn serve(&self, request: Request) -> anyhow::Result<()> {
+    fn handle_request(&self, request: Request) -> anyhow::Result<()> {
         match request {
-            Request::Restart { partition, queue, at, done } => {
-                // Whoever asked may have ended.
-                done.send(self.restart(partition, &queue, at)?).ok();
+            Request::Restart { partition, queue, start, reply } => {
+                // The task may have ended.
+                reply.send(self.restart(partition, &queue, start)?).ok();
             }
-            Request::Watermarks { partition, answer } => self.watermarks(partition, answer),
-            Request::Park { partition, queue } => self.park(partition, &queue)?,
+            Request::Watermarks { partition, reply } => self.fetch_watermarks(partition, reply),
+            Request::Pause { partition, queue } => self.pause(partition, &queue)?,
         }
         Ok(())
     }
 
     fn is_current(&self, partition: i32, queue: &Arc<Queue>) -> bool {
-        let slots = self.consumer.context().slots();
-        slots.get(&partition).is_some_and(|slot| Arc::ptr_eq(&slot.queue, queue))
+        let partitions = self.consumer.context().partitions();
+        partitions.get(&partition).is_some_and(|assigned| Arc::ptr_eq(&assigned.queue, queue))
     }
 
-    /// Has the partition fetched from `at`. It is taken out of the assignment and put in again: a seek can't
-    /// revive one whose offset the broker has refused, and may be overtaken by an answer that is on its way.
-    /// Nothing is received meanwhile, so whatever comes afterwards comes from there.
-    fn restart(&self, partition: i32, queue: &Arc<Queue>, at: Offset) -> anyhow::Result<bool> {
+    /// Restarts the partition's fetching at `start`: removes it from the assignment and adds it again. A seek can't
+    /// revive a partition whose offset the broker has refused, and a late answer of the broker may overtake a seek.
+    /// This task receives nothing meanwhile, so all later records come from `start`.
+    fn restart(&self, partition: i32, queue: &Arc<Queue>, start: Offset) -> anyhow::Result<bool> {
         if !self.is_current(partition, queue) {
             return Ok(false);
         }
-        self.consumer.incremental_unassign(&self.only(partition)).context("taking a partition out")?;
+        self.consumer
+            .incremental_unassign(&self.partition_list(partition))
+            .context("taking a partition out")?;
         queue.clear();
-        let mut start = TopicPartitionList::with_capacity(1);
-        start.add_partition_offset(&self.shared.topic, partition, at)?;
-        self.consumer.incremental_assign(&start).context("putting a partition in again")?;
-        if let Some(slot) = self.consumer.context().slots().get_mut(&partition) {
-            slot.held.clear();
-            slot.parked = false;
+        let mut restarted = TopicPartitionList::with_capacity(1);
+        restarted.add_partition_offset(&self.shared.topic, partition, start)?;
+        self.consumer.incremental_assign(&restarted).context("putting a partition in again")?;
+        if let Some(assigned) = self.consumer.context().partitions().get_mut(&partition) {
+            assigned.overflow.clear();
+            assigned.paused = false;
         }
-        self.consumer.resume(&self.only(partition)).context("resuming a partition")?;
+        self.consumer.resume(&self.partition_list(partition)).context("resuming a partition")?;
         Ok(true)
     }
 
-    fn park(&self, partition: i32, queue: &Arc<Queue>) -> anyhow::Result<()> {
+    fn pause(&self, partition: i32, queue: &Arc<Queue>) -> anyhow::Result<()> {
         if !self.is_current(partition, queue) {
             return Ok(());
         }
-        if let Some(slot) = self.consumer.context().slots().get_mut(&partition) {
-            slot.parked = true;
-            slot.held.clear();
+        if let Some(assigned) = self.consumer.context().partitions().get_mut(&partition) {
+            assigned.paused = true;
+            assigned.overflow.clear();
         }
-        self.consumer.pause(&self.only(partition)).context("pausing a partition")
+        self.consumer.pause(&self.partition_list(partition)).context("pausing a partition")
     }
 
-    fn watermarks(&self, partition: i32, answer: oneshot::Sender<Option<(i64, i64)>>) {
+    fn fetch_watermarks(&self, partition: i32, reply: oneshot::Sender<Option<(i64, i64)>>) {
         let (consumer, topic) = (Arc::clone(&self.consumer), self.shared.topic.clone());
         tokio::task::spawn_blocking(move || {
             let watermarks = consumer.fetch_watermarks(&topic, partition, CALL_TIMEOUT);
-            // Whoever asked may have ended.
-            answer.send(watermarks.ok()).ok();
+            // The task may have ended.
+            reply.send(watermarks.ok()).ok();
         });
     }
 
     fn tick(&self) -> anyhow::Result<()> {
-        let hints = self.hints();
-        if hints.count() > 0
-            && let Err(error) =
-                failpoint_sync(failpoints::COMMIT_OFFSET, || self.consumer.commit(&hints, CommitMode::Async))
+        let offsets = self.take_offsets_to_commit();
+        if offsets.count() > 0
+            && let Err(error) = failpoint_sync(failpoints::COMMIT_OFFSET, || {
+                self.consumer.commit(&offsets, CommitMode::Async)
+            })
         {
-            debug!(%error, "the hint for lag tools was not taken");
+            debug!(%error, "committing offsets to Kafka; only lag tools need them");
         }
-        match self.consumer.context().failure() {
+        match self.consumer.context().take_failure() {
             Some(reason) => bail!(reason),
             None => Ok(()),
         }
     }
 
-    /// Where each partition stands, as Kafka's own committed offset.
-    fn hints(&self) -> TopicPartitionList {
-        let mut hints = TopicPartitionList::new();
-        for (partition, slot) in self.consumer.context().slots().iter_mut() {
-            let applied = slot.applied.load(Ordering::Relaxed);
-            if applied > slot.hinted {
-                slot.hinted = applied;
+    /// The positions that have moved since the last call, to be committed to Kafka as a hint for lag tools.
+    fn take_offsets_to_commit(&self) -> TopicPartitionList {
+        let mut offsets = TopicPartitionList::new();
+        for (partition, assigned) in self.consumer.context().partitions().iter_mut() {
+            let position = assigned.position.load(Ordering::Relaxed);
+            if position > assigned.committed_to_kafka {
+                assigned.committed_to_kafka = position;
                 let added =
-                    hints.add_partition_offset(&self.shared.topic, *partition, Offset::Offset(applied));
+                    offsets.add_partition_offset(&self.shared.topic, *partition, Offset::Offset(position));
                 if let Err(error) = added {
-                    debug!(%error, "a hint for lag tools");
+                    debug!(%error, "listing an offset to commit");
                 }
             }
         }
-        hints
+        offsets
     }
 
-    fn only(&self, partition: i32) -> TopicPartitionList {
-        let mut tpl = TopicPartitionList::with_capacity(1);
-        tpl.add_partition(&self.shared.topic, partition);
-        tpl
+    fn partition_list(&self, partition: i32) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition(&self.shared.topic, partition);
+        list
     }
 
     /// Lets the batches in work commit, then leaves the group.
@@ -340,23 +350,26 @@ impl<H: EventHandler> Receiver<H> {
                     .and(ended.map_err(Into::into).and_then(|ended| ended));
             }
         };
-        if timeout(DRAIN, tasks).await.is_err() {
-            warn!(kafka.topic = self.shared.topic, "a batch in work is given up; it was not committed");
+        if timeout(DRAIN_LIMIT, tasks).await.is_err() {
+            warn!(kafka.topic = self.shared.topic, "a batch was aborted; it was not committed");
         }
         self.tasks.shutdown().await;
-        let hints = self.hints();
+        let offsets = self.take_offsets_to_commit();
         let consumer = self.consumer;
-        let farewell = tokio::task::spawn_blocking(move || {
-            if hints.count() > 0
-                && failpoint_sync(failpoints::COMMIT_OFFSET, || consumer.commit(&hints, CommitMode::Async))
+        let leave_group = tokio::task::spawn_blocking(move || {
+            if offsets.count() > 0
+                && failpoint_sync(failpoints::COMMIT_OFFSET, || consumer.commit(&offsets, CommitMode::Async))
                     .is_err()
             {
-                debug!("the last hint for lag tools was not taken");
+                debug!("committing the last offsets to Kafka; only lag tools need them");
             }
             drop(consumer);
         });
-        if timeout(DRAIN, farewell).await.is_err() {
-            warn!(kafka.topic = self.shared.topic, "Kafka is away: the group will notice by itself");
+        if timeout(DRAIN_LIMIT, leave_group).await.is_err() {
+            warn!(
+                kafka.topic = self.shared.topic,
+                "Kafka is unavailable: the group removes this member when its session times out"
+            );
         }
         result
     }

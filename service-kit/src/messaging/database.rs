@@ -1,4 +1,4 @@
-//! The pool, migrations under a lock, and the time limits of every session.
+//! The connection pool, migrations under a lock, the time limits of every session, and transactions.
 
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -16,39 +16,41 @@ use super::failpoint::failpoint;
 use super::failpoints;
 use super::fault::Fault;
 
-/// How long a caller waits for a free connection before the database counts as away.
+/// How long a caller waits for a free connection. After that the database counts as unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a start waits for a database that doesn't answer yet.
+/// How long a start waits for a database that doesn't accept connections yet.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a transaction may take in all, as its client sees it.
+/// The longest duration of a whole transaction, measured by the client.
 const TRANSACTION_LIMIT: Duration = Duration::from_secs(8);
 
-static RUNTIME: Migrator = sqlx::migrate!("./migrations");
+static RUNTIME_MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
-/// The limits of a session that does the service's work: neither a lost client nor a slow statement
-/// may hold locks for long.
-pub fn session(url: &PgConnectOptions, name: &str) -> PgConnectOptions {
+/// The settings of a session that does the service's work. Their limits end the locks of a client that disappeared,
+/// and of a slow statement.
+pub fn session_options(url: &PgConnectOptions, name: &str) -> PgConnectOptions {
     url.clone()
         .application_name(name)
         .options([("idle_in_transaction_session_timeout", "5s"), ("statement_timeout", "5s")])
 }
 
-/// Connects, and brings the schema up to date: the runtime's tables and then the service's own, each
-/// under PostgreSQL's advisory lock, so that replicas can start together.
+/// Migrates the runtime's tables and then the service's own, each under PostgreSQL's advisory lock, so that replicas
+/// can start at the same time. Then returns a pool.
 ///
 /// # Errors
-/// A database that can't be reached within a minute, or a migration that fails.
-pub async fn connect(
+/// If the database can't be reached within a minute, or a migration fails.
+pub async fn migrate_and_connect(
     config: &EventsConfig,
     name: &str,
     settings: &[(&str, &str)],
-    service: &Migrator,
+    service_migrations: &Migrator,
 ) -> anyhow::Result<PgPool> {
     let url = &config.database_url.0;
-    migrate(url, name, service).await.with_context(|| format!("the database {:?}", config.database_url))?;
-    let options = session(url, name).options(settings.iter().copied());
+    migrate(url, name, service_migrations)
+        .await
+        .with_context(|| format!("the database {:?}", config.database_url))?;
+    let options = session_options(url, name).options(settings.iter().copied());
     let pool = PgPoolOptions::new()
         .max_connections(config.database_max_connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -56,8 +58,8 @@ pub async fn connect(
     Ok(pool)
 }
 
-async fn migrate(url: &PgConnectOptions, name: &str, service: &Migrator) -> anyhow::Result<()> {
-    // Migrations may take longer than any statement of the service.
+async fn migrate(url: &PgConnectOptions, name: &str, service_migrations: &Migrator) -> anyhow::Result<()> {
+    // Without a statement limit: migrations may take longer than any statement of the service.
     let options = url.clone().application_name(name);
     let connect = || async { PgConnection::connect_with(&options).await };
     let mut connection = connect
@@ -68,64 +70,63 @@ async fn migrate(url: &PgConnectOptions, name: &str, service: &Migrator) -> anyh
                 .with_total_delay(Some(START_TIMEOUT))
                 .without_max_times(),
         )
-        .when(|error| matches!(passing(error), Fault::Transient(_)))
+        .when(is_not_ready)
         .notify(|error, wait| warn!(%error, ?wait, "the database is not there yet"))
         .await?;
-    let mut runtime = beside_newer(&RUNTIME);
+    let mut runtime = ignoring_unknown(&RUNTIME_MIGRATIONS);
     runtime.dangerous_set_table_name("_runtime_migrations");
     let migrated = runtime.run(&mut connection);
     failpoint(failpoints::MIGRATE_RUNTIME, migrated).await.context("migrating the runtime's tables")?;
-    let service = beside_newer(service);
+    let service = ignoring_unknown(service_migrations);
     let migrated = service.run(&mut connection);
     failpoint(failpoints::MIGRATE_SERVICE, migrated).await.context("migrating the service's tables")?;
     connection.close().await?;
     Ok(())
 }
 
-/// Migrations that a newer release has applied, and this one doesn't know, are passed over: while a new release is rolled
-/// out an old replica may start again, and after a roll-back all of them do. So no migration takes away what the release
+/// Ignores migrations that a newer release has applied and this one doesn't know: while a new release is rolled out
+/// an old replica may start again, and after a roll-back all of them do. So no migration may remove what the release
 /// before it uses.
-fn beside_newer(migrations: &Migrator) -> Migrator {
+fn ignoring_unknown(migrations: &Migrator) -> Migrator {
     let mut migrator = Migrator::with_migrations(migrations.iter().cloned().collect());
     migrator.set_ignore_missing(true);
     migrator
 }
 
-fn passing(error: &sqlx::Error) -> Fault {
+/// Whether the server may accept connections later: it can't be reached, is starting or stopping, or has too many
+/// connections. Any other error ends the start.
+fn is_not_ready(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(io) => Fault::Transient(io.to_string()),
-        sqlx::Error::Database(database) => match database.code() {
-            Some(code) if code.starts_with("57") || code.starts_with("53") => {
-                Fault::Transient(database.to_string())
-            }
-            _ => Fault::Fatal(database.to_string()),
-        },
-        other => Fault::Fatal(other.to_string()),
+        sqlx::Error::Io(_) => true,
+        sqlx::Error::Database(database) => {
+            database.code().is_some_and(|code| code.starts_with("57") || code.starts_with("53"))
+        }
+        _ => false,
     }
 }
 
-/// One transaction. Unless it was committed, its connection is closed, not given back: a server that no
-/// longer answers can't then hold up whoever comes next, and one that does rolls back.
+/// One transaction. If it wasn't committed, its connection is closed instead of returned to the pool: so a server
+/// that no longer answers can't block the connection's next user, and a server that does answer rolls back.
 pub struct Transaction {
     connection: PoolConnection<Postgres>,
     committed: bool,
 }
 
 impl Transaction {
-    /// Begins one.
+    /// Takes a connection of the pool and begins a transaction.
     ///
     /// # Errors
-    /// The pool's, when no connection that answers can be had in time.
+    /// If the pool has no connection that answers in time.
     pub async fn begin(pool: &PgPool) -> Result<Self, sqlx::Error> {
         let mut transaction = Self { connection: pool.acquire().await?, committed: false };
         sqlx::raw_sql("begin").execute(&mut *transaction).await?;
         Ok(transaction)
     }
 
-    /// Commits it. After an error it may have been committed all the same.
+    /// Commits. After an error the transaction may have been committed nevertheless.
     ///
     /// # Errors
-    /// The database's.
+    /// If the database fails.
     pub async fn commit(mut self) -> Result<(), sqlx::Error> {
         sqlx::raw_sql("commit").execute(&mut *self).await?;
         self.committed = true;
@@ -155,23 +156,23 @@ impl Drop for Transaction {
     }
 }
 
-/// A connection for reading. Unless the answer came, it is closed, not given back: the pool would wait for
-/// a server that is gone.
+/// A connection for reading outside a transaction. If the answer didn't come, the connection is closed instead of
+/// returned to the pool: the pool would wait for a server that doesn't answer.
 pub struct ReadConnection {
     connection: PoolConnection<Postgres>,
     ended: bool,
 }
 
 impl ReadConnection {
-    /// Takes one.
+    /// Takes a connection of the pool.
     ///
     /// # Errors
-    /// The pool's, when no connection that answers can be had in time.
+    /// If the pool has no connection that answers in time.
     pub async fn begin(pool: &PgPool) -> Result<Self, sqlx::Error> {
         Ok(Self { connection: pool.acquire().await?, ended: false })
     }
 
-    /// Gives it back.
+    /// Returns the connection to the pool.
     pub fn end(mut self) {
         self.ended = true;
     }
@@ -199,11 +200,11 @@ impl Drop for ReadConnection {
     }
 }
 
-/// Bounds the work of a transaction that no request's own limit bounds.
+/// Runs the work of a transaction that has no time limit of a request.
 ///
 /// # Errors
-/// The work's; a passing fault when the limit is over.
-pub async fn bounded<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+/// If the work fails; [`Fault::Timeout`] if it exceeds the limit.
+pub async fn with_time_limit<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
     match tokio::time::timeout(TRANSACTION_LIMIT, work).await {
         Ok(result) => result,
         Err(_) => Err(Fault::Timeout(format!("no answer from the database within {TRANSACTION_LIMIT:?}"))),

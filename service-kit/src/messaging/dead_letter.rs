@@ -1,26 +1,26 @@
-//! Records that no retry can help: kept, with their key, headers, error and origin, in a topic beside
-//! their own. They go through the outbox, so in the same transaction as the consumer's position.
+//! Dead letters: records that no retry can help, stored with their key, headers, error and origin in a topic beside
+//! their own. They are sent through the outbox, and so written in the same transaction as the consumer's position.
 
 use super::outbox::{DEAD_LETTER_SHARD, NewRow, headers_to_text};
 use super::record::Record;
 
-/// What a dead-letter topic takes at most (`max.message.bytes` of those that theater creates).
+/// The largest record of a dead-letter topic (`max.message.bytes` of those that theater creates).
 pub const TOPIC_LIMIT_BYTES: usize = 2 * 1024 * 1024;
 
-/// What is left for the value, beside key, headers and the batch's own bytes.
+/// The largest value. The rest is for key, headers and the batch's own bytes.
 const VALUE_LIMIT_BYTES: usize = TOPIC_LIMIT_BYTES - 256 * 1024;
 
-/// How much of an error's text is kept.
+/// A longer error text is truncated.
 const ERROR_LIMIT_CHARS: usize = 1_000;
 
-/// What the names of the headers begin with that a dead letter gets.
-pub const OWN_HEADERS: &str = "dlq_";
+/// The prefix of the headers that are added to a dead letter.
+pub const OWN_HEADERS_PREFIX: &str = "dlq_";
 
-/// Says that the value was cut, and how long it was; the original stands where the origin says.
-pub const CUT: &str = "dlq_value_cut_bytes";
+/// The header of a truncated value: its original length. The headers of the origin say where the original is.
+pub const TRUNCATED: &str = "dlq_value_cut_bytes";
 
-/// The dead letter of `record`, which `consumer` could not use because of `error`.
-pub fn row(dead_letters: &str, topic: &str, consumer: &str, record: &Record, error: &str) -> NewRow {
+/// The outbox row of the dead letter for `record`, which `consumer` could not apply because of `error`.
+pub fn outbox_row(dead_letters: &str, topic: &str, consumer: &str, record: &Record, error: &str) -> NewRow {
     let text = |value: String| Some(value.into_bytes());
     let mut headers = record.headers.clone();
     headers.push(("dlq_error".into(), text(error.chars().take(ERROR_LIMIT_CHARS).collect())));
@@ -30,7 +30,7 @@ pub fn row(dead_letters: &str, topic: &str, consumer: &str, record: &Record, err
     headers.push(("dlq_offset".into(), text(record.offset.to_string())));
     let mut payload = record.value.clone();
     if let Some(value) = payload.as_mut().filter(|value| value.len() > VALUE_LIMIT_BYTES) {
-        headers.push((CUT.into(), text(value.len().to_string())));
+        headers.push((TRUNCATED.into(), text(value.len().to_string())));
         value.truncate(VALUE_LIMIT_BYTES);
     }
     NewRow {
@@ -48,16 +48,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dead_letter_says_where_it_came_from() {
+    fn a_dead_letter_names_its_origin() {
         let record = Record {
             partition: 3,
             offset: 17,
             key: Some(b"k".to_vec()),
             value: Some(vec![7; VALUE_LIMIT_BYTES + 5]),
             headers: vec![("own".into(), None)],
-            unreadable: None,
+            headers_error: None,
         };
-        let row = row("t.dlq", "t", "movie", &record, "no good");
+        let row = outbox_row("t.dlq", "t", "movie", &record, "no good");
         let headers = headers_from_text(&row.headers).unwrap();
         let header = |name: &str| {
             let (_, value) = headers.iter().find(|(header, _)| header == name).unwrap();
@@ -68,7 +68,7 @@ mod tests {
         assert_eq!(header("dlq_topic").as_deref(), Some("t"));
         assert_eq!(header("dlq_partition").as_deref(), Some("3"));
         assert_eq!(header("dlq_offset").as_deref(), Some("17"));
-        assert_eq!(header(CUT), Some((VALUE_LIMIT_BYTES + 5).to_string()));
+        assert_eq!(header(TRUNCATED), Some((VALUE_LIMIT_BYTES + 5).to_string()));
         assert_eq!(row.payload.unwrap().len(), VALUE_LIMIT_BYTES);
         assert_eq!((row.topic.as_str(), row.key.as_deref()), ("t.dlq", Some(&b"k"[..])));
     }

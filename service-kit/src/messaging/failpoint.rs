@@ -2,8 +2,8 @@
 //!
 //! Such an effect is a write to the database, a commit, a send, an acknowledgement, a deletion from the outbox, or a
 //! move of a position. Each crate lists its failpoints ([`failpoints`](super::failpoints) is this crate's list). Each
-//! has two names, one before the effect and one after it, passed by [`failpoint`] or [`failpoint_sync`] (crate `fail`).
-//! A test kills a process at every name, and fails if a name is never passed.
+//! has two names, one before the effect and one after it, passed by [`failpoint`] or [`failpoint_sync`] (crate
+//! `fail`). A test kills a process at every name, and fails if a name is never passed.
 //!
 //! Only the tests switch the feature `failpoints` on. Without it neither names nor failpoints are in the program.
 
@@ -51,7 +51,7 @@ mod absent {
         work()
     }
 
-    /// Refuses: this program has no failpoints.
+    /// Does nothing: this program has no failpoints.
     ///
     /// # Errors
     /// Always.
@@ -71,7 +71,7 @@ mod present {
             Self { names: [before, after] }
         }
 
-        /// Its two names, in the order in which they are passed.
+        /// The names before and after the effect.
         pub const fn names(self) -> [&'static str; 2] {
             self.names
         }
@@ -107,7 +107,7 @@ mod present {
     /// Calls `die` whenever this name is passed.
     ///
     /// # Errors
-    /// None here.
+    /// Never, in this build.
     pub fn arm(name: &str, die: impl Fn() + Send + Sync + 'static) -> Result<(), String> {
         fail::cfg_callback(name, die)
     }

@@ -1,12 +1,13 @@
-//! `Idempotency-Key`: what an accepted call was answered is kept under its key, and answered again to
-//! whoever repeats the call.
+//! `Idempotency-Key`: the response of an accepted call is stored under its key, and sent again if the call is
+//! repeated.
 //!
-//! The acceptance is kept in the transaction of the effect, after all rows of the service's own are locked,
-//! and always in the order of scope and key. So of two transactions with the same key the second waits for
-//! the first, finds its own insert in conflict ([`Fault::Fenced`]) and is decided anew: then it repeats. What
-//! was refused leaves nothing.
+//! The response is stored in the transaction of the effect, after the service has locked all its own rows, and always
+//! in the order of scope and key. So of two transactions with the same key the second waits for the first, finds that
+//! its insert conflicts ([`Fault::Fenced`]), and is decided again: then it finds the stored response. A refused call
+//! leaves no row.
 //!
-//! [`StoredResponses`] is the pure part, [`store`] the rows, [`Idempotency`] what a service holds.
+//! [`StoredResponses`] is the pure part, [`store`] contains the statements, and a service uses both through
+//! [`Idempotency`].
 
 pub mod store;
 
@@ -36,7 +37,7 @@ use crate::http::problem::Problem;
 /// The request's header.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// The header of an answer that was given before.
+/// The header of a response that is sent again.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The longest key, in characters.
@@ -45,7 +46,7 @@ pub const KEY_MAX: usize = 255;
 fn key_schema() -> Schema {
     let description = format!(
         "1 to {KEY_MAX} printable ASCII characters: the same call under the same key is answered as it was the first \
-         time, byte for byte; a call with another body is 422 (`/problems/idempotency-key-reused`). StoredResponses for 24 h \
+         time, byte for byte; a call with another body is 422 (`/problems/idempotency-key-reused`). Kept for 24 h \
          unless configured otherwise"
     );
     schemas::described(&description, schemas::printable(KEY_MAX))
@@ -60,13 +61,13 @@ pub struct IdempotencyParameter {
     key: Option<String>,
 }
 
-/// How often rows past their time are looked for.
+/// How often expired rows are deleted.
 const PURGE_PERIOD: Duration = Duration::from_secs(5);
 
-/// Rows deleted in one transaction at most.
+/// The most rows deleted in one transaction.
 const PURGE_BATCH: i64 = 1_000;
 
-/// How long acceptances are kept.
+/// How long responses are stored.
 #[derive(clap::Args, Clone, Debug)]
 pub struct IdempotencyConfig {
     /// Seconds for which the answer of an accepted call is kept under its Idempotency-Key
@@ -75,10 +76,10 @@ pub struct IdempotencyConfig {
     pub idempotency_ttl_secs: u32,
 }
 
-/// Where an acceptance is kept: the scope and the key. Their order is the order of the locks.
+/// The scope and the key under which a response is stored. Rows are locked in the order of this type.
 pub type ScopedKey = (String, String);
 
-/// A call under a key.
+/// The key of a call, and a fingerprint of its body.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey {
     scoped_key: ScopedKey,
@@ -86,30 +87,35 @@ pub struct IdempotencyKey {
 }
 
 impl IdempotencyKey {
-    /// The request's, if it has a key. `scope` is the resource's path, and whose it is; `meant` is the body as
-    /// it was understood, so that neither spaces nor the order of fields nor `"45"` for 45 make it another
-    /// one. What `meant` is written as must stay: the next release reads the keys of this one.
+    /// The request's key, if it has one. `scope` is the resource's path, and the user if it belongs to one.
+    /// `parsed_body` is fingerprinted instead of the bytes, so that spaces, the order of fields, or `"45"` for 45
+    /// don't make another call of it. The serialized form of `parsed_body` must not change: the next release reads
+    /// the keys of this one.
     ///
     /// # Errors
-    /// 400 for more than one key, and for one that is empty, too long or not printable ASCII.
-    pub fn of(request: &HttpRequest, scope: String, meant: &impl Serialize) -> Result<Option<Self>, Problem> {
+    /// 400 if there are several keys, or one that is empty, too long or not printable ASCII.
+    pub fn from_request(
+        request: &HttpRequest,
+        scope: String,
+        parsed_body: &impl Serialize,
+    ) -> Result<Option<Self>, Problem> {
         let mut keys = request.headers().get_all(IDEMPOTENCY_KEY);
         let Some(key) = keys.next() else { return Ok(None) };
         if keys.next().is_some() {
             return Err(Problem::bad_request("Idempotency-Key must be sent once"));
         }
-        let key = key.to_str().ok().filter(|key| is_key(key)).ok_or_else(|| {
+        let key = key.to_str().ok().filter(|key| is_valid_key(key)).ok_or_else(|| {
             Problem::bad_request(format!(
                 "Idempotency-Key must have between 1 and {KEY_MAX} printable ASCII characters"
             ))
         })?;
-        Ok(Some(Self::new(scope, key, meant)))
+        Ok(Some(Self::new(scope, key, parsed_body)))
     }
 
-    /// Of a key that is known to be one; see [`IdempotencyKey::of`].
-    pub fn new(scope: String, key: &str, meant: &impl Serialize) -> Self {
-        let meant = serde_json::to_vec(meant).expect("texts and numbers are always JSON");
-        Self { scoped_key: (scope, key.to_owned()), fingerprint: Sha256::digest(meant).into() }
+    /// Doesn't check `key`. For the parameters see [`IdempotencyKey::from_request`].
+    pub fn new(scope: String, key: &str, parsed_body: &impl Serialize) -> Self {
+        let json = serde_json::to_vec(parsed_body).expect("texts and numbers are always JSON");
+        Self { scoped_key: (scope, key.to_owned()), fingerprint: Sha256::digest(json).into() }
     }
 
     pub const fn scoped_key(&self) -> &ScopedKey {
@@ -117,26 +123,26 @@ impl IdempotencyKey {
     }
 }
 
-fn is_key(key: &str) -> bool {
+fn is_valid_key(key: &str) -> bool {
     (1..=KEY_MAX).contains(&key.len()) && key.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
-/// The answer of an accepted call, as its bytes.
+/// The response of an accepted call, byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct StoredResponse {
     status: StatusCode,
     headers: Vec<(String, String)>,
     body: Bytes,
-    /// Whether it was given before.
-    repeated: bool,
+    /// Whether it was stored by an earlier call.
+    replayed: bool,
 }
 
 impl StoredResponse {
-    /// An answer with a JSON body.
+    /// A response with a JSON body.
     pub fn json(status: StatusCode, body: &impl Serialize) -> Self {
         let body = serde_json::to_vec(body).expect("texts and numbers are always JSON").into();
         let headers = vec![(CONTENT_TYPE.to_string(), "application/json".to_owned())];
-        Self { status, headers, body, repeated: false }
+        Self { status, headers, body, replayed: false }
     }
 
     #[must_use]
@@ -150,9 +156,9 @@ impl StoredResponse {
         self.headers.iter().find(|(header, _)| header == name.as_str()).map(|(_, value)| value.as_str())
     }
 
-    /// With another status and body, and the headers that it has.
+    /// Replaces status and body, and keeps the headers.
     #[must_use]
-    pub fn showing(self, status: StatusCode, body: &impl Serialize) -> Self {
+    pub fn with_json(self, status: StatusCode, body: &impl Serialize) -> Self {
         Self { status, body: Self::json(status, body).body, ..self }
     }
 
@@ -162,33 +168,33 @@ impl StoredResponse {
         for header in self.headers {
             response.insert_header(header);
         }
-        if self.repeated {
+        if self.replayed {
             response.insert_header((IDEMPOTENT_REPLAYED, "true"));
         }
         response.body(self.body)
     }
 }
 
-/// The acceptances of a transaction's keys: those that were kept before, and those that it adds.
+/// The stored responses for the keys of one transaction: those of earlier transactions, and those that this one adds.
 #[derive(Debug, Default)]
 pub struct StoredResponses(BTreeMap<ScopedKey, Entry>);
 
 #[derive(Debug)]
 struct Entry {
     fingerprint: [u8; 32],
-    stored_response: StoredResponse,
-    new: bool,
+    response: StoredResponse,
+    is_new: bool,
 }
 
 impl StoredResponses {
-    /// What a call is answered whose key has been accepted before, also by this transaction; then it must not
-    /// be decided.
+    /// The response to a call whose key was accepted before, also by this transaction: such a call must not be
+    /// decided again. A problem if the body was another one.
     #[must_use]
     pub fn find(&self, key: Option<&IdempotencyKey>) -> Option<Result<StoredResponse, Problem>> {
         let key = key?;
         let entry = self.0.get(&key.scoped_key)?;
         if entry.fingerprint == key.fingerprint {
-            return Some(Ok(StoredResponse { repeated: true, ..entry.stored_response.clone() }));
+            return Some(Ok(StoredResponse { replayed: true, ..entry.response.clone() }));
         }
         Some(Err(Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -198,58 +204,58 @@ impl StoredResponses {
         )))
     }
 
-    /// The acceptances that this transaction adds.
+    /// The responses that this transaction adds.
     pub fn new_responses(&self) -> impl Iterator<Item = (IdempotencyKey, &StoredResponse)> {
-        self.0.iter().filter(|(_, entry)| entry.new).map(|(scoped_key, entry)| {
+        self.0.iter().filter(|(_, entry)| entry.is_new).map(|(scoped_key, entry)| {
             (
                 IdempotencyKey { scoped_key: scoped_key.clone(), fingerprint: entry.fingerprint },
-                &entry.stored_response,
+                &entry.response,
             )
         })
     }
 
-    /// Adds the acceptance of a call that was decided just now, if it has a key.
-    pub fn store(&mut self, key: Option<&IdempotencyKey>, stored_response: &StoredResponse) {
+    /// Adds the response of a call that this transaction has accepted, if the call has a key.
+    pub fn store(&mut self, key: Option<&IdempotencyKey>, response: &StoredResponse) {
         if let Some(IdempotencyKey { scoped_key, fingerprint }) = key {
-            let (fingerprint, stored_response) = (*fingerprint, stored_response.clone());
-            self.0.insert(scoped_key.clone(), Entry { fingerprint, stored_response, new: true });
+            let (fingerprint, response) = (*fingerprint, response.clone());
+            self.0.insert(scoped_key.clone(), Entry { fingerprint, response, is_new: true });
         }
     }
 }
 
-/// What was kept before.
+/// From the responses of earlier transactions.
 impl FromIterator<(IdempotencyKey, StoredResponse)> for StoredResponses {
-    fn from_iter<I: IntoIterator<Item = (IdempotencyKey, StoredResponse)>>(stored_responses: I) -> Self {
-        let entry = |(IdempotencyKey { scoped_key, fingerprint }, stored_response)| {
-            (scoped_key, Entry { fingerprint, stored_response, new: false })
+    fn from_iter<I: IntoIterator<Item = (IdempotencyKey, StoredResponse)>>(responses: I) -> Self {
+        let entry = |(IdempotencyKey { scoped_key, fingerprint }, response)| {
+            (scoped_key, Entry { fingerprint, response, is_new: false })
         };
-        Self(stored_responses.into_iter().map(entry).collect())
+        Self(responses.into_iter().map(entry).collect())
     }
 }
 
-/// What a service whose calls take keys holds.
+/// Loads and saves the responses of a service whose calls take keys.
 #[derive(Clone, Debug)]
 pub struct Idempotency {
     ttl_secs: u32,
-    repeats: IntCounter,
+    replays: IntCounter,
 }
 
 impl Idempotency {
     /// # Errors
-    /// A metric's name that is taken.
+    /// If the metric's name is taken.
     pub fn new(config: &IdempotencyConfig, registry: &Registry) -> prometheus::Result<Self> {
-        let repeats = IntCounter::new(
+        let replays = IntCounter::new(
             "idempotent_replays_total",
             "Calls answered with what was kept under their Idempotency-Key",
         )?;
-        registry.register(Box::new(repeats.clone()))?;
-        Ok(Self { ttl_secs: config.idempotency_ttl_secs, repeats })
+        registry.register(Box::new(replays.clone()))?;
+        Ok(Self { ttl_secs: config.idempotency_ttl_secs, replays })
     }
 
-    /// What is kept of the calls' keys. Asks nothing if there are none.
+    /// Loads the stored responses for these keys. If there are none it makes no query.
     ///
     /// # Errors
-    /// The database's.
+    /// If the database fails.
     pub async fn load(
         &self,
         connection: &mut PgConnection,
@@ -263,17 +269,17 @@ impl Idempotency {
         }
     }
 
-    /// Writes what was added, as the transaction's last rows that others may be waiting for.
+    /// Inserts the new responses, as the last rows that the transaction locks.
     ///
     /// # Errors
-    /// The database's; [`Fault::Fenced`] when another transaction has just kept one of the keys, so that it
-    /// must be decided anew.
+    /// If the database fails; [`Fault::Fenced`] if another transaction has just stored a response under one of the keys,
+    /// so this one must be decided again.
     pub async fn save(
         &self,
         connection: &mut PgConnection,
         stored_responses: &StoredResponses,
     ) -> Result<(), Fault> {
-        let new: Vec<_> = stored_responses.0.iter().filter(|(_, entry)| entry.new).collect();
+        let new: Vec<_> = stored_responses.0.iter().filter(|(_, entry)| entry.is_new).collect();
         if new.is_empty() {
             return Ok(());
         }
@@ -282,21 +288,20 @@ impl Idempotency {
         if saved == new.len() as u64 { Ok(()) } else { Err(Fault::Fenced) }
     }
 
-    /// Counts those of a committed transaction's acceptances that had been given before.
-    pub fn count<'a>(&self, stored_responses: impl IntoIterator<Item = &'a StoredResponse>) {
-        self.repeats
-            .inc_by(stored_responses.into_iter().filter(|stored_response| stored_response.repeated).count()
-                as u64);
+    /// Counts the replayed ones of a committed transaction's responses.
+    pub fn count_replays<'a>(&self, responses: impl IntoIterator<Item = &'a StoredResponse>) {
+        let replays = responses.into_iter().filter(|response| response.replayed).count();
+        self.replays.inc_by(replays as u64);
     }
 }
 
-/// Deletes what is past its time, until told to stop: calls don't see it any more, and never wait for this.
+/// Deletes expired rows until told to stop. Calls ignore these rows already, and never wait for this.
 ///
 /// # Errors
-/// A fatal fault.
+/// If a fault isn't transient.
 pub async fn purge(pool: PgPool, stop: CancellationToken) -> anyhow::Result<()> {
     let step = || async {
-        let purged = database::bounded(store::purge(&pool, PURGE_BATCH)).await?;
+        let purged = database::with_time_limit(store::purge(&pool, PURGE_BATCH)).await?;
         Ok(if purged > 0 { Step::Done } else { Step::Idle })
     };
     Worker::new("deleting expired idempotency keys", PURGE_PERIOD).run(stop, step).await

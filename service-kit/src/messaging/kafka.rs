@@ -1,4 +1,4 @@
-//! How theater speaks to Kafka: client settings, and topics that are created when they are missing.
+//! Client settings for Kafka, and the creation of missing topics.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,24 +20,24 @@ use super::dead_letter::TOPIC_LIMIT_BYTES;
 use super::failpoint::failpoint;
 use super::failpoints;
 
-/// How long one request about topics may take.
+/// The time limit of one request about topics.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How a topic that is missing is made: the log is the source for rebuilding and auditing, so nothing expires.
+/// The settings of a topic that is created. The log is the source for rebuilding and auditing, so nothing expires.
 pub const TOPIC_SETTINGS: [(&str, &str); 2] = [("cleanup.policy", "delete"), ("retention.ms", "-1")];
 
-/// How often a topic that was created is looked for.
-const VISIBLE_PERIOD: Duration = Duration::from_millis(50);
+/// How often the metadata are read until a created topic is visible.
+const VISIBLE_POLL_PERIOD: Duration = Duration::from_millis(50);
 
-/// Kafka as one service sees it.
+/// One service's settings and topics.
 #[derive(Clone)]
 pub struct Kafka {
     settings: ClientConfig,
     topics: Topics,
     partitions: i32,
     replication: Option<i32>,
-    /// The topics exist: found or made once per process.
-    ready: Arc<OnceCell<()>>,
+    /// Set once this process has found or created the topics.
+    topics_exist: Arc<OnceCell<()>>,
 }
 
 impl Kafka {
@@ -59,7 +59,7 @@ impl Kafka {
             topics: Topics::new(&config.kafka_topic_prefix),
             partitions: config.kafka_topic_partitions,
             replication: config.kafka_topic_replication,
-            ready: Arc::new(OnceCell::new()),
+            topics_exist: Arc::new(OnceCell::new()),
         }
     }
 
@@ -67,8 +67,8 @@ impl Kafka {
         &self.topics
     }
 
-    /// A producer that keeps the order it is given and gives up on nothing by itself: an expired
-    /// message would let later ones overtake it.
+    /// For a producer that keeps the order in which it is given records, and lets none expire: later records would
+    /// overtake an expired one.
     pub fn producer_settings(&self) -> ClientConfig {
         self.with_defaults(&[
             ("partitioner", PARTITIONER),
@@ -80,13 +80,13 @@ impl Kafka {
         ])
     }
 
-    /// A consumer whose positions come from the service's own database.
+    /// For a consumer whose positions come from the service's own database.
     pub fn consumer_settings(&self, group: &str) -> ClientConfig {
         self.with_defaults(&[
             ("group.id", group),
             ("enable.auto.commit", "false"),
             ("enable.auto.offset.store", "false"),
-            // A position outside the log is a fault to be noticed, never to be skipped.
+            // A position outside the log must be reported as an error, never reset.
             ("auto.offset.reset", "error"),
             ("partition.assignment.strategy", "cooperative-sticky"),
             // The default of 45 s outlasts a reservation's deadline.
@@ -100,7 +100,7 @@ impl Kafka {
         ])
     }
 
-    /// Ours first, so that the operator's settings win.
+    /// Sets the defaults first, so that the operator's settings replace them.
     fn with_defaults(&self, defaults: &[(&str, &str)]) -> ClientConfig {
         let mut settings = ClientConfig::new();
         for (key, value) in defaults {
@@ -112,13 +112,13 @@ impl Kafka {
         settings
     }
 
-    /// Returns once the topics exist; those that are missing are created, existing ones never changed.
-    /// While Kafka is away it keeps trying.
+    /// Returns once the topics exist. Creates missing topics, and never changes existing ones. While Kafka is
+    /// unavailable it keeps trying.
     ///
     /// # Errors
-    /// Settings that librdkafka refuses.
+    /// If librdkafka refuses the settings.
     pub async fn ensure_topics(&self) -> anyhow::Result<()> {
-        self.ready.get_or_try_init(|| self.create_missing()).await?;
+        self.topics_exist.get_or_try_init(|| self.create_missing()).await?;
         Ok(())
     }
 
@@ -139,7 +139,7 @@ impl Kafka {
     }
 
     async fn try_create_missing(&self, admin: Arc<AdminClient<DefaultClientContext>>) -> anyhow::Result<()> {
-        let missing = self.missing(Arc::clone(&admin)).await?;
+        let missing = self.missing_topics(Arc::clone(&admin)).await?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -164,29 +164,31 @@ impl Kafka {
                 Err((name, error)) => bail!("creating {name}: {error}"),
             }
         }
-        self.visible(admin).await
+        self.wait_until_visible(admin).await
     }
 
-    /// Waits until every topic has its leaders: who subscribes earlier waits for the next refresh.
-    async fn visible(&self, admin: Arc<AdminClient<DefaultClientContext>>) -> anyhow::Result<()> {
-        let mut look = interval(VISIBLE_PERIOD);
-        let all = async {
+    /// Waits until every partition of every topic has a leader. A consumer that subscribes earlier would wait for the
+    /// next refresh of its metadata.
+    async fn wait_until_visible(&self, admin: Arc<AdminClient<DefaultClientContext>>) -> anyhow::Result<()> {
+        let mut poll = interval(VISIBLE_POLL_PERIOD);
+        let all_visible = async {
             loop {
-                look.tick().await;
-                if self.missing(Arc::clone(&admin)).await?.is_empty() {
+                poll.tick().await;
+                if self.missing_topics(Arc::clone(&admin)).await?.is_empty() {
                     return anyhow::Ok(());
                 }
             }
         };
-        timeout(REQUEST_TIMEOUT, all).await.context("the topics created don't show")?
+        timeout(REQUEST_TIMEOUT, all_visible).await.context("the topics created don't show")?
     }
 
-    /// Names that the broker doesn't know, or not yet in full, and whether each is for dead letters.
-    async fn missing(
+    /// The topics that the broker doesn't know, or that have a partition without a leader; and whether each is for
+    /// dead letters.
+    async fn missing_topics(
         &self,
         admin: Arc<AdminClient<DefaultClientContext>>,
     ) -> anyhow::Result<Vec<(String, bool)>> {
-        // The call blocks.
+        // `fetch_metadata` blocks.
         let metadata =
             tokio::task::spawn_blocking(move || admin.inner().fetch_metadata(None, REQUEST_TIMEOUT))
                 .await??;
@@ -194,9 +196,9 @@ impl Kafka {
             let topic = metadata.topics().iter().find(|topic| topic.name() == name);
             topic.is_some_and(|topic| topic.partitions().iter().all(|partition| partition.leader() >= 0))
         };
-        let wanted = Topic::ALL
+        let all_topics = Topic::ALL
             .into_iter()
             .flat_map(|topic| [(self.topics.name(topic), false), (self.topics.dead_letters(topic), true)]);
-        Ok(wanted.filter(|(name, _)| !exists(name)).collect())
+        Ok(all_topics.filter(|(name, _)| !exists(name)).collect())
     }
 }

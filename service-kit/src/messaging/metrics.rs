@@ -1,5 +1,5 @@
-//! What the runtime counts: outbox, batches, lag, dead letters, connections to the database. Counted per batch, never
-//! per event.
+//! The runtime's metrics: outbox, batches, lag, dead letters, connections to the database. They are updated once per
+//! batch, never once per event.
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -28,10 +28,10 @@ pub struct EventMetrics {
 }
 
 impl EventMetrics {
-    /// Registers them.
+    /// Creates the metrics and registers them.
     ///
     /// # Errors
-    /// A name that is taken.
+    /// If a name is taken.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
         let metrics = Self {
             outbox_backlog: IntGauge::new("outbox_backlog_events", "Events that wait in the outbox")?,
@@ -102,18 +102,18 @@ impl EventMetrics {
     }
 }
 
-/// A pool's connections, looked at whenever they are asked for.
+/// The gauges of a pool's connections, read from the pool whenever the metrics are collected.
 pub struct PoolMetrics {
     pool: PgPool,
     connections: IntGaugeVec,
-    most: IntGauge,
+    max_connections: IntGauge,
 }
 
 impl PoolMetrics {
-    /// Registers them.
+    /// Creates the metrics and registers them.
     ///
     /// # Errors
-    /// A name that is taken.
+    /// If a name is taken.
     pub fn register(pool: PgPool, registry: &Registry) -> prometheus::Result<()> {
         let connections = IntGaugeVec::new(
             Opts::new(
@@ -122,23 +122,24 @@ impl PoolMetrics {
             ),
             &["db_client_connection_state"],
         )?;
-        let most = IntGauge::new("db_client_connection_max", "Connections that the pool may have at most")?;
-        most.set(i64::from(pool.options().get_max_connections()));
-        registry.register(Box::new(Self { pool, connections, most }))
+        let max_connections =
+            IntGauge::new("db_client_connection_max", "Connections that the pool may have at most")?;
+        max_connections.set(i64::from(pool.options().get_max_connections()));
+        registry.register(Box::new(Self { pool, connections, max_connections }))
     }
 }
 
 impl Collector for PoolMetrics {
     fn desc(&self) -> Vec<&Desc> {
-        [self.connections.desc(), self.most.desc()].concat()
+        [self.connections.desc(), self.max_connections.desc()].concat()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         let (open, idle) = (i64::from(self.pool.size()), self.pool.num_idle() as i64);
         self.connections.with_label_values(&["idle"]).set(idle);
-        // One may have been given back since.
+        // A connection may have been returned between the two calls.
         self.connections.with_label_values(&["used"]).set((open - idle).max(0));
-        [self.connections.collect(), self.most.collect()].concat()
+        [self.connections.collect(), self.max_connections.collect()].concat()
     }
 }
 
@@ -150,7 +151,7 @@ mod tests {
     use crate::telemetry::metrics::Metrics;
 
     #[tokio::test]
-    async fn a_pool_is_looked_at() {
+    async fn the_connections_of_a_pool_are_exported() {
         let pool = PgPoolOptions::new().max_connections(7).connect_lazy_with(PgConnectOptions::new());
         let metrics = Metrics::new();
         PoolMetrics::register(pool, metrics.registry()).unwrap();

@@ -1,8 +1,12 @@
-//! Events that are not sent yet: written in the transaction of the change that they tell of.
+//! The outbox: events that are not sent yet, written in the transaction of the change that they describe.
 //!
-//! Rows must be inserted after the aggregate's own rows are locked: for one aggregate `seq` is then drawn
-//! under that lock, and so stands for the order of its events.
+//! Rows must be inserted after the aggregate's own rows are locked. Then `seq` is drawn under that lock, and for one
+//! aggregate the order of `seq` is the order of its events.
+//!
+//! - [`relay`]: sends the rows and deletes them.
+//! - [`backlog`]: the gauges of the outbox.
 
+pub mod backlog;
 pub mod relay;
 
 pub use relay::Relays;
@@ -18,18 +22,18 @@ use super::failpoint::failpoint;
 use super::failpoints;
 use super::fault::Fault;
 
-/// Shards for events: each has one relay at a time, so this bounds how many send at once. A movie's
-/// events all fall into one.
+/// Shards for events. Each has one relay at a time, so this is the number of relays that send at the same time. All
+/// events of a movie are in one shard.
 pub const EVENT_SHARDS: i16 = 2;
 
-/// The shard of dead letters, so that one that can't be sent holds up no event.
+/// The shard of dead letters, so that a dead letter that can't be sent blocks no event.
 pub const DEAD_LETTER_SHARD: i16 = EVENT_SHARDS;
 
-/// What an event may have at most, headers included: well below the 1 MB that a topic takes unless it is
-/// told otherwise, and far above what any call can cause.
+/// The largest event, headers included: well below a topic's default limit of 1 MB, and far above what any call can
+/// cause.
 const EVENT_LIMIT_BYTES: usize = 512 * 1024;
 
-/// A row that waits for its relay.
+/// A row to be sent by a relay.
 #[derive(Clone, Debug)]
 pub struct NewRow {
     pub shard: i16,
@@ -39,7 +43,7 @@ pub struct NewRow {
     pub payload: Option<Vec<u8>>,
 }
 
-/// Where a service leaves what it has to say.
+/// Writes a service's events into its outbox.
 #[derive(Clone, Debug)]
 pub struct Outbox {
     topics: Topics,
@@ -55,11 +59,11 @@ impl Outbox {
         &self.topics
     }
 
-    /// Writes events, in order, each with an identity of its own that every repetition will carry.
+    /// Inserts events, in order. Each gets an id of its own, which stays the same whenever the event is sent again.
     ///
     /// # Errors
-    /// The database's. Poison if an event is so large that no topic would take it: only a forged one causes
-    /// that, and it must not stand in the way of all that come after.
+    /// If the database fails. Poison if an event is so large that no topic would accept it: only a forged input causes
+    /// one, and it must not block all later events.
     pub async fn insert(
         &self,
         connection: &mut PgConnection,
@@ -94,12 +98,12 @@ impl Outbox {
         }
     }
 
-    /// Tells this process's relays that rows were committed. Only ever after the commit.
+    /// Wakes this process's relays. To be called after the commit, never before it.
     pub fn wake(&self) {
         self.wake.notify_waiters();
     }
 
-    pub(crate) fn woken(&self) -> Arc<Notify> {
+    pub(crate) fn wake_signal(&self) -> Arc<Notify> {
         Arc::clone(&self.wake)
     }
 }
@@ -109,10 +113,10 @@ fn shard_of(key: &[u8]) -> i16 {
     i16::try_from(shard).unwrap_or(0)
 }
 
-/// Inserts rows in the order given.
+/// Inserts rows in the given order.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn insert(connection: &mut PgConnection, rows: &[NewRow]) -> Result<(), sqlx::Error> {
     sqlx::query(
         "insert into outbox (shard, topic, key, headers, payload)
@@ -131,23 +135,23 @@ pub async fn insert(connection: &mut PgConnection, rows: &[NewRow]) -> Result<()
     Ok(())
 }
 
-/// A header's value as JSON: text where it is text, so that the table can be read, else its bytes.
+/// A header's value as JSON: text if it is UTF-8, so that a person can read the table, otherwise bytes.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum Value {
+enum HeaderValue {
     Text(String),
     Bytes(Vec<u8>),
     Absent,
 }
 
 pub(crate) fn headers_to_text(headers: impl IntoIterator<Item = Header>) -> String {
-    let headers: Vec<(String, Value)> = headers
+    let headers: Vec<(String, HeaderValue)> = headers
         .into_iter()
         .map(|(name, value)| {
             let value = match value.map(String::from_utf8) {
-                None => Value::Absent,
-                Some(Ok(text)) => Value::Text(text),
-                Some(Err(bytes)) => Value::Bytes(bytes.into_bytes()),
+                None => HeaderValue::Absent,
+                Some(Ok(text)) => HeaderValue::Text(text),
+                Some(Err(bytes)) => HeaderValue::Bytes(bytes.into_bytes()),
             };
             (name, value)
         })
@@ -156,14 +160,14 @@ pub(crate) fn headers_to_text(headers: impl IntoIterator<Item = Header>) -> Stri
 }
 
 pub(crate) fn headers_from_text(text: &str) -> Result<Vec<Header>, serde_json::Error> {
-    let headers: Vec<(String, Value)> = serde_json::from_str(text)?;
+    let headers: Vec<(String, HeaderValue)> = serde_json::from_str(text)?;
     Ok(headers
         .into_iter()
         .map(|(name, value)| {
             let value = match value {
-                Value::Text(text) => Some(text.into_bytes()),
-                Value::Bytes(bytes) => Some(bytes),
-                Value::Absent => None,
+                HeaderValue::Text(text) => Some(text.into_bytes()),
+                HeaderValue::Bytes(bytes) => Some(bytes),
+                HeaderValue::Absent => None,
             };
             (name, value)
         })
@@ -175,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_survive_whatever_they_hold() {
+    fn headers_of_any_bytes_survive_a_round_trip() {
         let headers = vec![
             ("text".to_owned(), Some("Jané".into())),
             ("nul".to_owned(), Some(vec![0])),
@@ -189,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn one_key_is_in_one_shard() {
+    fn a_key_is_always_in_the_same_shard() {
         for key in 0..100_u8 {
             assert!((0..EVENT_SHARDS).contains(&shard_of(&[key])));
             assert_eq!(shard_of(&[key]), shard_of(&[key]));

@@ -1,4 +1,4 @@
-//! The parts of a service that takes part in the saga, and how they are put together.
+//! The database, Kafka and metrics of a service, and the tasks that all services have in common.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -14,14 +14,13 @@ use super::consumer::{EventConsumer, EventHandler};
 use super::database;
 use super::kafka::Kafka;
 use super::metrics::{EventMetrics, PoolMetrics};
-use super::outbox::Outbox;
-use super::outbox::relay::{Relays, watch_backlog};
+use super::outbox::{Outbox, Relays, backlog};
 use super::task_group::TaskGroup;
 use crate::http::Server;
 use crate::http::health::Health;
 use crate::telemetry::metrics::Metrics;
 
-/// What is particular to one service, beside its settings.
+/// The properties of one service that are not settings.
 pub struct ServiceOptions {
     pub consumer: Consumer,
     pub migrations: Migrator,
@@ -46,7 +45,7 @@ pub struct ServiceContext {
 }
 
 impl ServiceContext {
-    /// Connects to the database and migrates it. Kafka may be away.
+    /// Migrates the database and connects to it. Kafka may be unavailable.
     ///
     /// # Errors
     /// If the database can't be reached or migrated.
@@ -55,7 +54,7 @@ impl ServiceContext {
         let metrics = Metrics::new();
         let event_metrics = EventMetrics::new(metrics.registry())?;
         let kafka = Kafka::new(config, name);
-        let pool = database::connect(config, name, options.session, &options.migrations).await?;
+        let pool = database::migrate_and_connect(config, name, options.session, &options.migrations).await?;
         PoolMetrics::register(pool.clone(), metrics.registry())?;
         Ok(Self {
             pool,
@@ -86,15 +85,15 @@ impl ServiceContext {
         TaskGroup::new().spawn("http", |stop| server.run(stop, routes))
     }
 
-    /// Spawns the last tasks to stop: the consumer, and the relays, which send what it and the other tasks have put into
-    /// the outbox.
+    /// Spawns the last tasks to stop: the consumer, and the relays, which send the events that it and the other tasks
+    /// have put into the outbox.
     #[must_use]
     pub fn spawn_consumer<H: EventHandler>(self, tasks: TaskGroup, handler: H) -> TaskGroup {
         let consumer = EventConsumer {
             consumer: self.consumer,
             kafka: self.kafka.clone(),
             pool: self.pool.clone(),
-            database: database::session(&self.database, self.consumer.as_str()),
+            database: database::session_options(&self.database, self.consumer.as_str()),
             outbox: self.outbox.clone(),
             metrics: self.event_metrics.clone(),
             handler,
@@ -110,6 +109,6 @@ impl ServiceContext {
         tasks
             .spawn("consumer", |stop| consumer.run(stop))
             .spawn("relays", |stop| relays.run(stop))
-            .spawn("backlog", |stop| watch_backlog(self.pool, self.event_metrics, stop))
+            .spawn("backlog", |stop| backlog::watch(self.pool, self.event_metrics, stop))
     }
 }

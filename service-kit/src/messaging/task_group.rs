@@ -1,5 +1,4 @@
-//! Runs a service's tasks until told to stop, and stops them one after the other: the tasks that take requests in stop
-//! first, the tasks that send events out stop last.
+//! Runs a service's tasks until told to stop, and then stops them one after the other: HTTP first, the relays last.
 
 use std::future::Future;
 use std::time::Duration;
@@ -13,10 +12,10 @@ use tracing::{debug, error};
 use crate::config::DRAIN_DELAY_MAX_SECS;
 use crate::http::STOP_LIMIT_SECS;
 
-/// A task that doesn't stop within this limit is aborted. Nothing committed is lost by that.
+/// A task that doesn't stop within this limit is aborted. That loses nothing that was committed.
 const TASK_STOP_LIMIT: Duration = Duration::from_secs(20);
 
-// The HTTP server first waits for load balancers to notice, and then for the requests that it accepted.
+// The HTTP server first waits until load balancers have noticed, and then for the requests that it has accepted.
 const _: () = assert!(DRAIN_DELAY_MAX_SECS as u64 + STOP_LIMIT_SECS < TASK_STOP_LIMIT.as_secs());
 
 struct Task {

@@ -1,6 +1,6 @@
-//! Callers that wait until a reservation reaches a status. A waiter holds no transaction and no thread. A commit in this
-//! process wakes its waiters at once. Changes that another replica commits are found by one query for all waiters, every
-//! 20 ms while there are any.
+//! Callers that wait until a reservation reaches a status. A waiter holds no transaction and no thread. A commit in
+//! this process wakes its waiters at once. Changes that another replica commits are found by one query for all
+//! waiters, every 20 ms while there are any.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,7 +33,7 @@ pub const WAITERS_MAX: usize = 4_096;
 
 /// A status that only moves forward.
 pub trait Progress: Copy + Send + Sync + 'static {
-    /// 0 undecided, 1 confirmed, 2 cancelled, in every service.
+    /// 0 undecided, 1 confirmed, 2 cancelled; the same in every service.
     fn rank(self) -> u8;
 }
 
@@ -106,7 +106,7 @@ impl<S: Progress> StatusWaiters<S> {
     /// Wakes the waiters of a reservation whose status was committed.
     pub fn notify(&self, id: ReservationId, status: S) {
         if let Some(awaited) = self.shared.registered().by_reservation.get(&id) {
-            // A query that started before the last commit may report after it: an older status changes nothing.
+            // A query that started before the last commit may return after it: an older status is ignored.
             awaited.status.send_if_modified(|known| {
                 let is_newer = known.is_none_or(|known| known.rank() < status.rank());
                 if is_newer {
@@ -159,6 +159,7 @@ impl<S: Progress> StatusWaiters<S> {
                     }
                 }
                 Err(Fault::Transient(reason) | Fault::Timeout(reason)) => {
+                    // By hand: backon can't continue from the pause after the last successful query.
                     pause = UNAVAILABLE_PAUSE_MAX.min(pause * 2);
                     if !std::mem::replace(&mut unavailable, true) {
                         warn!(reason, "waiters can't be notified of what other replicas decide");

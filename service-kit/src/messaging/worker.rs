@@ -1,5 +1,5 @@
-//! Work that comes round: looked for at the start and once in a period, or as soon as somebody says so, and then step
-//! by step until nothing is left of it.
+//! Periodic work: begins at the start, once in each period, and when it is woken. Each time it repeats its step until
+//! no work is left.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,35 +12,37 @@ use tracing::warn;
 use super::fault::Fault;
 use super::task_group::stop_limit_passed;
 
-/// How long a step that is under way has when the process stops: other parts are to stop after it.
-const DRAIN: Duration = Duration::from_secs(5);
+/// How long a step may continue when the process stops: other tasks stop after this one.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
 
-/// What one step did.
+/// The outcome of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Something; there may be more.
+    /// It did something. There may be more to do.
     Done,
+    /// There was nothing to do.
     Idle,
 }
 
-/// When to look, and under which name to complain.
+/// Runs periodic work.
 pub struct Worker {
+    /// Names the work in the log and in errors.
     pub name: &'static str,
     pub period: Duration,
     pub wake: Arc<Notify>,
 }
 
 impl Worker {
-    /// One whom nobody wakes.
+    /// A worker that is never woken between its periods, unless the caller keeps its `wake`.
     pub fn new(name: &'static str, period: Duration) -> Self {
         Self { name, period, wake: Arc::default() }
     }
 
-    /// Works until told to stop. A passing fault is logged, and the work looked for again after the period, or when
-    /// somebody wakes the worker.
+    /// Works until told to stop. After a transient fault, which is logged, the work begins again in the next period
+    /// or when it is woken.
     ///
     /// # Errors
-    /// Any other fault.
+    /// If any other fault occurs.
     pub async fn run<S>(self, stop: CancellationToken, step: impl Fn() -> S) -> anyhow::Result<()>
     where
         S: Future<Output = Result<Step, Fault>>,
@@ -54,18 +56,18 @@ impl Worker {
                 () = self.wake.notified() => {}
             }
             while !stop.is_cancelled() {
-                let did = tokio::select! {
-                    did = step() => did,
-                    () = stop_limit_passed(&stop, DRAIN) => {
-                        warn!(work = self.name, "given up in the middle of a step: the process stops");
+                let result = tokio::select! {
+                    result = step() => result,
+                    () = stop_limit_passed(&stop, STOP_LIMIT) => {
+                        warn!(work = self.name, "a step was abandoned: the process stops");
                         return Ok(());
                     }
                 };
-                match did {
+                match result {
                     Ok(Step::Done) => {}
                     Ok(Step::Idle) => break,
                     Err(Fault::Transient(reason) | Fault::Timeout(reason)) => {
-                        warn!(work = self.name, reason, "tried again later");
+                        warn!(work = self.name, reason, "the work is retried later");
                         break;
                     }
                     Err(fault) => anyhow::bail!("{}: {fault}", self.name),
@@ -83,7 +85,8 @@ mod tests {
 
     const PERIOD: Duration = Duration::from_secs(60);
 
-    /// Runs a worker on the results in turn, and stops it with the last one. Answers how it ended, and after how long.
+    /// Runs a worker whose steps return these results, and stops it with the last one. Returns its result and
+    /// duration.
     async fn run(results: Vec<Result<Step, Fault>>) -> (anyhow::Result<()>, Duration) {
         let stop = CancellationToken::new();
         let began = tokio::time::Instant::now();
@@ -101,14 +104,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_goes_on_until_nothing_is_left_and_looks_again_after_its_period() {
+    async fn it_repeats_its_step_until_no_work_is_left_and_begins_again_after_its_period() {
         let (ended, after) = run(vec![Ok(Step::Done), Ok(Step::Done), Ok(Step::Idle), Ok(Step::Done)]).await;
         ended.unwrap();
         assert_eq!(after, PERIOD);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_passing_fault_waits_for_the_period() {
+    async fn after_a_transient_fault_it_waits_for_the_next_period() {
         for fault in [Fault::Transient("away".into()), Fault::Timeout("slow".into())] {
             let (ended, after) = run(vec![Err(fault), Ok(Step::Idle)]).await;
             ended.unwrap();
@@ -125,7 +128,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_wakes_it_does_not_wait() {
+    async fn waking_it_begins_at_once() {
         let (stop, steps) = (CancellationToken::new(), AtomicUsize::new(0));
         let worker = Worker::new("sending", PERIOD);
         let wake = Arc::clone(&worker.wake);
@@ -142,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_step_that_never_ends_is_given_up_when_the_process_stops() {
+    async fn a_step_that_never_ends_is_abandoned_when_the_process_stops() {
         let stop = CancellationToken::new();
         let began = tokio::time::Instant::now();
         let step = || {
@@ -150,6 +153,6 @@ mod tests {
             std::future::pending()
         };
         Worker::new("sending", PERIOD).run(stop.clone(), step).await.unwrap();
-        assert_eq!(began.elapsed(), DRAIN);
+        assert_eq!(began.elapsed(), STOP_LIMIT);
     }
 }

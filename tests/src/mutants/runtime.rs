@@ -3,6 +3,8 @@
 use super::{Edit, Mutant, integration, unit};
 
 const RELAY: &str = "service-kit/src/messaging/outbox/relay.rs";
+const RELAY_ROWS: &str = "service-kit/src/messaging/outbox/relay/rows.rs";
+const RELAY_PRODUCER: &str = "service-kit/src/messaging/outbox/relay/producer.rs";
 const OUTBOX: &str = "service-kit/src/messaging/outbox.rs";
 const OFFSET: &str = "service-kit/src/messaging/consumer/offset.rs";
 const PARTITION: &str = "service-kit/src/messaging/consumer/partition.rs";
@@ -18,14 +20,14 @@ pub const MUTANTS: &[Mutant] = &[
         edits: &[
             Edit {
                 file: RELAY,
-                right: "    alone: bool,\n    producer: Option<FutureProducer>,",
-                wrong: "    alone: bool,\n    cursor: i64,\n    producer: Option<FutureProducer>,",
+                right: "    one_by_one: bool,\n    producer: Option<FutureProducer>,",
+                wrong: "    one_by_one: bool,\n    cursor: i64,\n    producer: Option<FutureProducer>,",
             },
             Edit { file: RELAY, right: "            producer: None,\n", wrong: "            producer: None,\n            cursor: 0,\n" },
             Edit {
                 file: RELAY,
-                right: "let rows = read(connection, self.shard).await?;",
-                wrong: "let mut rows = read(connection, self.shard).await?;
+                right: "let rows = read_rows(connection, self.shard).await?;",
+                wrong: "let mut rows = read_rows(connection, self.shard).await?;
         rows.retain(|row| row.seq > self.cursor);",
             },
             Edit {
@@ -42,23 +44,23 @@ pub const MUTANTS: &[Mutant] = &[
         wrong: "the relay sends in the order in which transactions began to write",
         edits: &[
             Edit {
-                file: RELAY,
+                file: RELAY_ROWS,
                 right: "from (select seq, topic, key, headers, payload,",
                 wrong: "from (select txid, seq, topic, key, headers, payload,",
             },
             Edit {
-                file: RELAY,
+                file: RELAY_ROWS,
                 right: "from (select seq, topic, key, headers, payload from outbox",
                 wrong: "from (select xmin::text::bigint as txid, seq, topic, key, headers, payload from outbox",
             },
             Edit {
-                file: RELAY,
+                file: RELAY_ROWS,
                 right: "where shard = $1 order by seq limit $2",
                 wrong: "where shard = $1 and xmin::text::bigint < pg_snapshot_xmin(pg_current_snapshot())::text::bigint
                      order by xmin::text::bigint, seq limit $2",
             },
             Edit {
-                file: RELAY,
+                file: RELAY_ROWS,
                 right: "where bytes_before < $3\n         order by seq",
                 wrong: "where bytes_before < $3\n         order by txid, seq",
             },
@@ -71,7 +73,7 @@ pub const MUTANTS: &[Mutant] = &[
         edits: &[Edit {
             file: RELAY,
             right: "    Ok(timeout(STATEMENT_TIMEOUT, lock).await??.try_get(0)?)",
-            wrong: "    timeout(STATEMENT_TIMEOUT, lock).await??;\n    Ok(true)",
+            wrong: "    let _: bool = timeout(STATEMENT_TIMEOUT, lock).await??.try_get(0)?;\n    Ok(true)",
         }],
         killers: &[integration("relay::a_shard_is_sent_by_its_owner_in_the_order_of_its_rows")],
     },
@@ -81,7 +83,7 @@ pub const MUTANTS: &[Mutant] = &[
         edits: &[Edit {
             file: RELAY,
             right: "        while let Some(delivery) = deliveries.pop_front() {",
-            wrong: "        delete(connection, self.shard, &rows).await?;
+            wrong: "        delete_rows(connection, self.shard, &rows).await?;
         while let Some(delivery) = deliveries.pop_front() {",
         }],
         killers: &[integration("poison::over_the_limit_of_its_topic")],
@@ -90,7 +92,7 @@ pub const MUTANTS: &[Mutant] = &[
         name: "identity-made-anew",
         wrong: "an event has another `ce_id` each time it is sent",
         edits: &[Edit {
-            file: RELAY,
+            file: RELAY_PRODUCER,
             right: "            all.insert(Header { key: &header.0, value: header.1.as_deref() })",
             wrong: "            let anew = shared_events::EventId::new().0.into_bytes();
             let value = if header.0 == \"ce_id\" { Some(anew.as_slice()) } else { header.1.as_deref() };
@@ -119,8 +121,8 @@ pub const MUTANTS: &[Mutant] = &[
         wrong: "the position is expected where the record stands, not where it was last",
         edits: &[Edit {
             file: PARTITION,
-            right: "partition, self.next, &to)",
-            wrong: "partition, items[0].record.offset, &to)",
+            right: "partition, self.next, &target)",
+            wrong: "partition, batch[0].record.offset, &target)",
         }],
         killers: &[integration("poison::behind_the_markers_of_transactions")],
     },
@@ -146,14 +148,14 @@ pub const MUTANTS: &[Mutant] = &[
                 file: PARTITION,
                 right: "            let (topic, partition) = (&shared.topic, self.partition);\n",
                 wrong: "            let (topic, partition) = (&shared.topic, self.partition);
-            let unmoved = Position { next: self.next, last_record: self.verify.clone() };\n",
+            let unmoved = Position { next: self.next, last_record: self.unverified_record.clone() };\n",
             },
-            Edit { file: PARTITION, right: "partition, self.next, &to)", wrong: "partition, self.next, &unmoved)" },
+            Edit { file: PARTITION, right: "partition, self.next, &target)", wrong: "partition, self.next, &unmoved)" },
             Edit {
                 file: PARTITION,
                 right: "            Ok(effects)\n        };",
                 wrong: "            let mut elsewhere = shared.pool.acquire().await?;
-            offset::advance(&mut elsewhere, shared.consumer, topic, partition, self.next, &to).await?;
+            offset::advance(&mut elsewhere, shared.consumer, topic, partition, self.next, &target).await?;
             Ok(effects)\n        };",
             },
         ],
@@ -165,14 +167,14 @@ pub const MUTANTS: &[Mutant] = &[
         edits: &[
             Edit {
                 file: PARTITION,
-                right: "            let letters: Vec<_> = sorted\n",
+                right: "            let dead_letters = sorted.dead_letter_rows(&shared);\n",
                 wrong: "            let mut elsewhere = shared.pool.acquire().await?;
-            let letters: Vec<_> = sorted\n",
+            let dead_letters = sorted.dead_letter_rows(&shared);\n",
             },
             Edit {
                 file: PARTITION,
-                right: "outbox::insert(&mut transaction, &letters)",
-                wrong: "outbox::insert(&mut elsewhere, &letters)",
+                right: "outbox::insert(&mut transaction, &dead_letters)",
+                wrong: "outbox::insert(&mut elsewhere, &dead_letters)",
             },
         ],
         killers: &[integration("together::what_a_batch_writes")],
@@ -182,8 +184,8 @@ pub const MUTANTS: &[Mutant] = &[
         wrong: "a record that can't be applied is tried again for ever",
         edits: &[Edit {
             file: PARTITION,
-            right: "Attempt::Again => Attempt::Bury(reason),",
-            wrong: "Attempt::Again => Attempt::Again,",
+            right: "Attempt::Retry => Attempt::DeadLetter(reason),",
+            wrong: "Attempt::Retry => Attempt::Retry,",
         }],
         killers: &[integration("poison::within_a_batch")],
     },
@@ -193,7 +195,7 @@ pub const MUTANTS: &[Mutant] = &[
         edits: &[Edit {
             file: PARTITION,
             right: "Err(Fault::Poison(_)) => push_halves(&mut ranges, range),",
-            wrong: "Err(Fault::Poison(reason)) => ranges.push_front((range, Attempt::Bury(reason))),",
+            wrong: "Err(Fault::Poison(reason)) => ranges.push_front((range, Attempt::DeadLetter(reason))),",
         }],
         killers: &[integration("poison::within_a_batch")],
     },
@@ -201,8 +203,8 @@ pub const MUTANTS: &[Mutant] = &[
         name: "last-record-not-verified",
         wrong: "a log that was made anew is read on, as if it were the old one",
         edits: &[
-            Edit { file: PARTITION, right: "            verify: position.last_record,", wrong: "            verify: None," },
-            Edit { file: PARTITION, right: "        self.verify = position.last_record;", wrong: "        self.verify = None;" },
+            Edit { file: PARTITION, right: "            unverified_record: position.last_record,", wrong: "            unverified_record: None," },
+            Edit { file: PARTITION, right: "        self.unverified_record = position.last_record;", wrong: "        self.unverified_record = None;" },
         ],
         killers: &[integration("recreated::a_log_made_anew_is_held")],
     },
@@ -211,10 +213,10 @@ pub const MUTANTS: &[Mutant] = &[
         wrong: "what was received for an assignment that has ended is applied",
         edits: &[Edit {
             file: ASSIGNMENT,
-            right: "        if let Some(slot) = self.slots().remove(&partition) {
-            slot.queue.close();
+            right: "        if let Some(assigned) = self.partitions().remove(&partition) {
+            assigned.queue.close();
         }",
-            wrong: "        self.slots().remove(&partition);",
+            wrong: "        self.partitions().remove(&partition);",
         }],
         killers: &[unit("service-kit")],
     },

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use service_kit::messaging::Delivery;
-use service_kit::messaging::record::{self, Content};
+use service_kit::messaging::record::{self, DecodedRecord};
 use service_kit::telemetry::trace_context::TraceParent;
 use shared_events::{Event, EventId, Malformed, MovieId, Topic};
 use uuid::Uuid;
@@ -51,7 +51,7 @@ impl Foreign {
     ///
     /// # Errors
     /// No event.
-    pub fn decode(self) -> Result<Content, Malformed> {
+    pub fn decode(self) -> Result<DecodedRecord, Malformed> {
         let value = match self {
             Self::Broken => br#"{"eventType":"ReservationPlaced","count":0}"#.to_vec(),
             Self::Unknown => br#"{"eventType":"SeatsSwapped"}"#.to_vec(),

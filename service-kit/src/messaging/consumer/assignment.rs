@@ -1,9 +1,26 @@
-//! What a rebalance does: positions come from the service's own database, and every partition that is
-//! assigned gets a queue and a task of its own.
+//! Rebalances: positions come from the service's own database, and each assigned partition gets a queue and a task
+//! of its own.
 //!
-//! librdkafka calls [`ConsumerContext::rebalance`] on the thread that polls, so the database is read on
-//! another one, and waited for within a bound. A partition whose position is not known by then is
-//! assigned, but paused; its task finds the position and has it start there.
+//! librdkafka calls [`ConsumerContext::rebalance`] on the thread that polls, so another thread reads the database,
+//! and the rebalance waits for it within a bound. A partition whose position is not known by then is assigned, but
+//! paused. Its task finds the position and restarts the partition there.
+//!
+//! # The states of a partition
+//!
+//! - *Running*: its records are fetched, queued and applied. None of the following applies.
+//! - *Position unknown* (`PartitionTask::position_known` is false, `AssignedPartition::paused` is true): paused since
+//!   the assignment. Ends when the task has found the position and restarts the partition there.
+//! - *Queue full* (`AssignedPartition::overflow` is not empty): paused after the record that didn't fit. Ends when the
+//!   queue has taken the overflow; then the partition is resumed.
+//! - *Recheck* (`PartitionTask::suspect_offset`): an unexpected record came, so the records are fetched once more from
+//!   the position. If the same offset comes again, it is either accepted as a gap in the log, or it shows that this is
+//!   another log, and the partition is held.
+//! - *Held* (the task is in `PartitionTask::hold`, `AssignedPartition::paused` is true, the metric is 1): the log was
+//!   truncated or created anew, so the partition is paused for the operator. Ends when the partition is revoked or the
+//!   process stops.
+//!
+//! In every state a revocation closes the queue, which ends the task. A fenced task reads the position and restarts
+//! the partition there.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -32,54 +49,54 @@ use crate::messaging::record::Record;
 /// How long a rebalance waits for the positions.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long the same error is not logged again: while a broker is away there are several a second.
-const SAME_ERROR: Duration = Duration::from_secs(30);
+/// How long the same error is not logged again: while a broker is unavailable there are several a second.
+const REPEATED_ERROR_PERIOD: Duration = Duration::from_secs(30);
 
-/// Statistics, one a second, in which a partition may stand still with something to fetch: longer means a
-/// client that has stalled. The process ends, and its successor begins anew.
+/// In how many consecutive statistics, one a second, a partition may stand still with something to fetch. After that
+/// the client has stalled: the process ends, and its successor begins anew.
 const WATCHDOG_SAMPLES: u32 = 60;
 
-/// A partition that was assigned, for the receiving task to start.
+/// A new assignment, for which the receiving task starts a partition task.
 #[derive(Debug)]
-pub(super) struct Assigned {
+pub(super) struct NewAssignment {
     pub partition: i32,
     pub queue: Arc<Queue>,
-    /// `None` if the database didn't say in time.
+    /// `None` if the database didn't answer in time.
     pub position: Option<Position>,
 }
 
 /// An assigned partition as the receiving task sees it.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(super) struct AssignedPartition {
     pub queue: Arc<Queue>,
-    /// What didn't fit; while there is any, the partition is paused.
-    pub held: VecDeque<Record>,
-    /// Fetching is stopped until its task says where to start, or for good.
-    pub parked: bool,
-    /// The position, as its task last committed it; -1 while it is unknown.
-    pub applied: Arc<AtomicI64>,
-    /// The position that Kafka was last told, as a hint for lag tools.
-    pub hinted: i64,
-    /// Consecutive statistics in which there was something to fetch and nothing moved.
-    pub idle: Idle,
+    /// The records that didn't fit into the queue. While there are any, the partition is paused.
+    pub overflow: VecDeque<Record>,
+    /// Paused by its task: until the position is known, or until the partition is revoked because it is held.
+    pub paused: bool,
+    /// The position that its task last committed; -1 while it is unknown.
+    pub position: Arc<AtomicI64>,
+    /// The position that was last committed to Kafka, as a hint for lag tools.
+    pub committed_to_kafka: i64,
+    pub stalled: StallCounter,
 }
 
+/// Counts consecutive statistics in which there was something to fetch and nothing moved.
 #[derive(Debug, Default)]
-pub(super) struct Idle {
-    at: i64,
-    times: u32,
+pub(super) struct StallCounter {
+    offset: i64,
+    samples: u32,
 }
 
-impl Idle {
-    fn observe(&mut self, stuck: bool, at: i64) -> u32 {
-        self.times = if stuck && at == self.at { self.times + 1 } else { 0 };
-        self.at = at;
-        self.times
+impl StallCounter {
+    fn observe(&mut self, stalled: bool, offset: i64) -> u32 {
+        self.samples = if stalled && offset == self.offset { self.samples + 1 } else { 0 };
+        self.offset = offset;
+        self.samples
     }
 }
 
-/// Where a consumer's first fetch begins: one before the position, to see whether the record there is
-/// still the one that was applied.
+/// The offset of the first fetch: one before the position, to verify that the record there is still the one that was
+/// applied.
 pub(super) fn start_offset(position: &Position) -> Offset {
     match (position.next, &position.last_record) {
         (0, _) => Offset::Beginning,
@@ -88,49 +105,49 @@ pub(super) fn start_offset(position: &Position) -> Offset {
     }
 }
 
-/// The consumer's context.
+/// The partitions assigned to this process; the context of the Kafka consumer.
 pub(super) struct Assignments {
     topic: String,
     positions: PositionReader,
     capacity_freed: Arc<Notify>,
-    slots: Mutex<HashMap<i32, Slot>>,
-    assigned: mpsc::UnboundedSender<Assigned>,
+    partitions: Mutex<HashMap<i32, AssignedPartition>>,
+    new_assignments: mpsc::UnboundedSender<NewAssignment>,
     metrics: EventMetrics,
-    /// Why the consumer can't go on, if so.
+    /// Why the consumer can't continue, if so.
     failure: Mutex<Option<String>>,
-    /// What the client last complained of, and when that was logged.
+    /// The client's last error, and when it was logged.
     last_error: Mutex<Option<(KafkaError, Instant)>>,
 }
 
 impl Assignments {
     /// # Errors
-    /// A thread that can't be started.
+    /// If the thread that reads positions can't be started.
     pub(super) fn new(
         topic: &str,
         consumer: &str,
         database: PgConnectOptions,
         metrics: EventMetrics,
         capacity_freed: Arc<Notify>,
-        assigned: mpsc::UnboundedSender<Assigned>,
+        new_assignments: mpsc::UnboundedSender<NewAssignment>,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             topic: topic.to_owned(),
             positions: PositionReader::start(topic, consumer, database)?,
             capacity_freed,
-            slots: Mutex::default(),
-            assigned,
+            partitions: Mutex::default(),
+            new_assignments,
             metrics,
             failure: Mutex::default(),
             last_error: Mutex::default(),
         })
     }
 
-    pub(super) fn slots(&self) -> MutexGuard<'_, HashMap<i32, Slot>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn partitions(&self) -> MutexGuard<'_, HashMap<i32, AssignedPartition>> {
+        self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What happened in a callback that the process must not survive.
-    pub(super) fn failure(&self) -> Option<String> {
+    /// The fault of a callback that must end the process.
+    pub(super) fn take_failure(&self) -> Option<String> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -138,14 +155,14 @@ impl Assignments {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
     }
 
-    /// Gives each partition its start and its queue; answers those whose position is not known.
+    /// Gives each partition its start offset and its queue. Returns the partitions whose position is not known.
     fn assign(&self, tpl: &mut TopicPartitionList) -> TopicPartitionList {
         let partitions: Vec<i32> = tpl.elements().iter().map(|element| element.partition()).collect();
         let positions = self.positions.read(partitions.clone());
         let mut unknown = TopicPartitionList::new();
         for partition in partitions {
             let position = positions.get(&partition).cloned();
-            // The log's end would be a place that a late answer of the broker's could jump to.
+            // Not the log's end: a late answer of the broker could move the partition there.
             let start = position.as_ref().map_or(Offset::Beginning, start_offset);
             if let Err(error) = tpl.set_partition_offset(&self.topic, partition, start) {
                 self.fail(format!("setting where partition {partition} starts: {error}"));
@@ -160,20 +177,20 @@ impl Assignments {
 
     fn add(&self, partition: i32, position: Option<Position>) {
         let queue = Arc::new(Queue::new(Arc::clone(&self.capacity_freed)));
-        let applied = position.as_ref().map_or(-1, |position| position.next);
-        let slot = Slot {
+        let next = position.as_ref().map_or(-1, |position| position.next);
+        let assigned = AssignedPartition {
             queue: Arc::clone(&queue),
-            held: VecDeque::new(),
-            parked: position.is_none(),
-            applied: Arc::new(AtomicI64::new(applied)),
-            hinted: 0,
-            idle: Idle::default(),
+            overflow: VecDeque::new(),
+            paused: position.is_none(),
+            position: Arc::new(AtomicI64::new(next)),
+            committed_to_kafka: 0,
+            stalled: StallCounter::default(),
         };
-        if let Some(old) = self.slots().insert(partition, slot) {
+        if let Some(old) = self.partitions().insert(partition, assigned) {
             old.queue.close();
         }
-        // The receiving task outlives the consumer; if it is gone, nothing is to be started.
-        self.assigned.send(Assigned { partition, queue, position }).ok();
+        // If the receiving task has ended, no task is to be started.
+        self.new_assignments.send(NewAssignment { partition, queue, position }).ok();
     }
 
     fn revoke(&self, tpl: &TopicPartitionList) {
@@ -183,38 +200,38 @@ impl Assignments {
     }
 
     fn remove(&self, partition: i32) {
-        if let Some(slot) = self.slots().remove(&partition) {
-            slot.queue.close();
+        if let Some(assigned) = self.partitions().remove(&partition) {
+            assigned.queue.close();
         }
         let labels = [self.topic.as_str(), &partition.to_string()];
-        // Absent if no statistics came while it was assigned.
+        // The labels are absent if no statistics came during the assignment.
         self.metrics.lag.remove_label_values(&labels).ok();
         self.metrics.held.remove_label_values(&labels).ok();
     }
 
-    /// Ends the partitions' tasks once what they have in work is committed.
+    /// Ends the partitions' tasks as soon as each has committed its present batch.
     pub(super) fn close_all(&self) {
-        for slot in self.slots().values() {
-            slot.queue.close();
+        for assigned in self.partitions().values() {
+            assigned.queue.close();
         }
     }
 
-    /// Looks for partitions in which nothing moves although there is something to fetch: a client that has
-    /// stalled. Whoever is paused, or still busy with a batch, is not.
-    fn watch(&self, statistics: &Statistics, topic: &statistics::Topic) {
-        for (partition, slot) in self.slots().iter_mut() {
+    /// The watchdog: looks for partitions in which nothing moves although there is something to fetch, because the
+    /// client has stalled. A partition that is paused, or busy with a batch, has not stalled.
+    fn detect_stalls(&self, statistics: &Statistics, topic: &statistics::Topic) {
+        for (partition, assigned) in self.partitions().iter_mut() {
             let Some(stats) = topic.partitions.get(partition) else { continue };
             let reachable = statistics
                 .brokers
                 .values()
                 .any(|broker| broker.nodeid == stats.leader && broker.state == "UP");
-            let at = stats.next_offset;
-            let waiting = stats.ls_offset > at || stats.fetch_state != "active";
-            let paused = slot.parked || !slot.held.is_empty();
-            let stuck = reachable && waiting && !paused && slot.queue.is_idle();
-            if slot.idle.observe(stuck, at) >= WATCHDOG_SAMPLES {
+            let offset = stats.next_offset;
+            let should_fetch = stats.ls_offset > offset || stats.fetch_state != "active";
+            let paused = assigned.paused || !assigned.overflow.is_empty();
+            let stalled = reachable && should_fetch && !paused && assigned.queue.is_idle();
+            if assigned.stalled.observe(stalled, offset) >= WATCHDOG_SAMPLES {
                 self.fail(format!(
-                    "partition {partition} of {} has stood at {at} for {WATCHDOG_SAMPLES} statistics, its log ends \
+                    "partition {partition} of {} has stood at {offset} for {WATCHDOG_SAMPLES} statistics, its log ends \
                      at {}, fetching is {}",
                     self.topic, stats.ls_offset, stats.fetch_state
                 ));
@@ -226,21 +243,23 @@ impl Assignments {
 impl ClientContext for Assignments {
     fn stats(&self, statistics: Statistics) {
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
-        for (partition, slot) in self.slots().iter() {
+        for (partition, assigned) in self.partitions().iter() {
             let Some(stats) = topic.partitions.get(partition) else { continue };
-            let applied = slot.applied.load(Ordering::Relaxed);
-            if applied >= 0 && stats.hi_offset >= 0 {
-                let lag = (stats.hi_offset - applied.max(stats.lo_offset)).max(0);
+            let position = assigned.position.load(Ordering::Relaxed);
+            if position >= 0 && stats.hi_offset >= 0 {
+                let lag = (stats.hi_offset - position.max(stats.lo_offset)).max(0);
                 self.metrics.lag.with_label_values(&[self.topic.as_str(), &partition.to_string()]).set(lag);
             }
         }
-        self.watch(&statistics, topic);
+        self.detect_stalls(&statistics, topic);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
-        let again = last.as_ref().is_some_and(|(before, at)| *before == error && at.elapsed() < SAME_ERROR);
-        if again {
+        let repeated = last.as_ref().is_some_and(|(previous, logged_at)| {
+            *previous == error && logged_at.elapsed() < REPEATED_ERROR_PERIOD
+        });
+        if repeated {
             debug!(kafka.topic = self.topic, %error, reason, "Kafka, again");
         } else {
             warn!(kafka.topic = self.topic, %error, reason, "Kafka");
@@ -258,7 +277,7 @@ impl ConsumerContext for Assignments {
                 let unknown = self.assign(tpl);
                 let assigned =
                     if cooperative { consumer.incremental_assign(tpl) } else { consumer.assign(tpl) };
-                // A pause outlives the assignment that it was meant for.
+                // Resume first: librdkafka keeps a pause beyond the assignment that it was meant for.
                 assigned.and_then(|()| consumer.resume(tpl)).and_then(|()| consumer.pause(&unknown))
             }
             _ => {
@@ -270,33 +289,33 @@ impl ConsumerContext for Assignments {
         if let Err(error) = result {
             self.fail(format!("a rebalance: {error}"));
         }
-        self.metrics.assigned.set(i64::try_from(self.slots().len()).unwrap_or(i64::MAX));
+        self.metrics.assigned.set(i64::try_from(self.partitions().len()).unwrap_or(i64::MAX));
     }
 
     fn commit_callback(&self, result: Result<(), KafkaError>, _offsets: &TopicPartitionList) {
         if let Err(error) = result {
-            debug!(kafka.topic = self.topic, %error, "the hint for lag tools was not taken");
+            debug!(kafka.topic = self.topic, %error, "committing offsets to Kafka; only lag tools need them");
         }
     }
 }
 
-type Answer = anyhow::Result<Vec<(i32, Position)>>;
+type ReadResult = anyhow::Result<Vec<(i32, Position)>>;
 
 /// Reads positions on a thread of its own.
 struct PositionReader {
-    requests: Mutex<std::sync::mpsc::Sender<(Vec<i32>, SyncSender<Answer>)>>,
+    requests: Mutex<std::sync::mpsc::Sender<(Vec<i32>, SyncSender<ReadResult>)>>,
 }
 
 impl PositionReader {
     fn start(topic: &str, consumer: &str, database: PgConnectOptions) -> anyhow::Result<Self> {
-        let (requests, inbox) = std::sync::mpsc::channel::<(Vec<i32>, SyncSender<Answer>)>();
+        let (requests, receiver) = std::sync::mpsc::channel::<(Vec<i32>, SyncSender<ReadResult>)>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (topic, consumer) = (topic.to_owned(), consumer.to_owned());
         let serve = move || {
-            // Ends with the consumer, whose end of the channel it is.
-            while let Ok((partitions, reply)) = inbox.recv() {
+            // The consumer holds the sender, so this thread ends with the consumer.
+            while let Ok((partitions, reply)) = receiver.recv() {
                 let read = read(&database, &consumer, &topic, &partitions);
-                // Whoever asked may have stopped waiting.
+                // The rebalance may have stopped waiting.
                 reply.send(runtime.block_on(read)).ok();
             }
         };
@@ -304,7 +323,7 @@ impl PositionReader {
         Ok(Self { requests: Mutex::new(requests) })
     }
 
-    /// What is known within the bound: nothing if the database is away.
+    /// The positions that are read within the bound: none if the database is unavailable.
     fn read(&self, partitions: Vec<i32>) -> HashMap<i32, Position> {
         let (reply, answer) = sync_channel(1);
         let sent = self.requests.lock().unwrap_or_else(PoisonError::into_inner).send((partitions, reply));
@@ -314,18 +333,18 @@ impl PositionReader {
         match answer.recv_timeout(READ_TIMEOUT) {
             Ok(Ok(positions)) => positions.into_iter().collect(),
             Ok(Err(error)) => {
-                warn!(error = %format!("{error:#}"), "positions can't be read now; their tasks will");
+                warn!(error = %format!("{error:#}"), "positions can't be read now; the partitions' tasks will read them");
                 HashMap::new()
             }
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                warn!("positions were not read in time; their tasks will");
+                warn!("positions were not read in time; the partitions' tasks will read them");
                 HashMap::new()
             }
         }
     }
 }
 
-async fn read(database: &PgConnectOptions, consumer: &str, topic: &str, partitions: &[i32]) -> Answer {
+async fn read(database: &PgConnectOptions, consumer: &str, topic: &str, partitions: &[i32]) -> ReadResult {
     let read = async {
         let mut connection = PgConnection::connect_with(database).await?;
         let positions = offset::read(&mut connection, consumer, topic, partitions).await?;
@@ -340,7 +359,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_fetch_sees_the_last_record_again() {
+    fn the_first_fetch_begins_at_the_last_applied_record() {
         let position = |next, last: Option<&str>| Position { next, last_record: last.map(Into::into) };
         assert_eq!(start_offset(&position(0, None)), Offset::Beginning);
         assert_eq!(start_offset(&position(7, Some("id:x"))), Offset::Offset(6));
@@ -349,20 +368,20 @@ mod tests {
 
     #[test]
     fn an_assignment_ends_with_its_queue() {
-        let (assigned, _received) = mpsc::unbounded_channel();
+        let (new_assignments, _receiver) = mpsc::unbounded_channel();
         let metrics = EventMetrics::new(&prometheus::Registry::new()).unwrap();
         let database = PgConnectOptions::new();
         let assignments =
-            Assignments::new("t", "movie", database, metrics, Arc::default(), assigned).unwrap();
+            Assignments::new("t", "movie", database, metrics, Arc::default(), new_assignments).unwrap();
         let assign = || {
             assignments.add(3, None);
-            Arc::clone(&assignments.slots()[&3].queue)
+            Arc::clone(&assignments.partitions()[&3].queue)
         };
         let first = assign();
         let mut revoked = TopicPartitionList::new();
         revoked.add_partition("t", 3);
         assignments.revoke(&revoked);
-        assert!(first.is_closed() && assignments.slots().is_empty());
+        assert!(first.is_closed() && assignments.partitions().is_empty());
         let (second, third) = (assign(), assign());
         assert!(second.is_closed(), "assigned again without having been revoked");
         assert!(!third.is_closed());

@@ -1,6 +1,6 @@
-//! Where a consumer stands, in the service's own database: moved by compare-and-set in the transaction
-//! of the effects. That fences an owner who lost the partition without knowing, and makes effects happen
-//! exactly once.
+//! A consumer's positions, stored in the service's own database. A position moves by compare-and-set in the
+//! transaction of the effects. That fences an owner that lost the partition without noticing, and makes effects
+//! happen exactly once.
 
 use sqlx::{PgConnection, Row};
 
@@ -13,14 +13,15 @@ use crate::messaging::fault::Fault;
 pub struct Position {
     /// The offset of the first record that is not handled yet.
     pub next: i64,
-    /// The identity of the record before that, once there was one.
+    /// The identity of the last applied record, the one before `next`. `None` before the first one, or if an operator
+    /// has set the position.
     pub last_record: Option<String>,
 }
 
-/// Reads the positions of `partitions`; those that are new begin at the log's start.
+/// Reads the positions of `partitions`. New partitions begin at the log's start.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn read(
     connection: &mut PgConnection,
     consumer: &str,
@@ -54,10 +55,10 @@ pub async fn read(
         .collect()
 }
 
-/// Moves the position from `expected` to `to`, if it still stands there.
+/// Moves the position from `expected` to `to`.
 ///
 /// # Errors
-/// [`Fault::Fenced`] if it doesn't; the database's.
+/// [`Fault::Fenced`] if the stored position is not `expected`; or if the database fails.
 pub async fn advance(
     connection: &mut PgConnection,
     consumer: &str,

@@ -1,5 +1,5 @@
-//! A partition's own task: applies what its queue holds, in batches, each in one transaction with the
-//! position.
+//! A partition's task: applies the records of its queue in batches, each in one transaction with the position. The
+//! states of a partition are listed in `assignment`.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -12,54 +12,57 @@ use sqlx::{PgConnection, PgPool};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{Instrument, Span, debug_span, error, info_span, warn};
 
-use super::assignment::{Assigned, start_offset};
+use super::assignment::{NewAssignment, start_offset};
 use super::offset::{self, Position};
-use super::queue::{Queue, Taken};
+use super::queue::{Queue, QueueEvent};
 use crate::messaging::database::{self, ReadConnection, Transaction};
 use crate::messaging::dead_letter;
 use crate::messaging::failpoint::failpoint;
 use crate::messaging::failpoints;
 use crate::messaging::fault::Fault;
 use crate::messaging::metrics::EventMetrics;
-use crate::messaging::outbox::{self, Outbox};
-use crate::messaging::record::{Content, Delivery, Record};
+use crate::messaging::outbox::{self, NewRow, Outbox};
+use crate::messaging::record::{DecodedRecord, Delivery, Record};
 use crate::telemetry::trace_context;
 
-/// Records that one transaction takes at most. Larger ones gain little and hold locks longer.
+/// The most records in one transaction. Larger transactions gain little and hold locks longer.
 const BATCH_RECORDS: usize = 500;
 
+// Doubled by hand: backon rounds its delays (f32), and its iterator must be rebuilt after each success.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
-/// How often a held partition says so.
+/// How often a held partition is reported in the log.
 const HELD_REMINDER: Duration = Duration::from_secs(60);
 
-/// What a service does with the events of its topic.
+/// A service's handler for the events of its topic.
 pub trait EventHandler: Send + Sync + 'static {
-    /// What is done once the transaction has committed.
+    /// The result of [`apply`](Self::apply) that [`committed`](Self::committed) acts on.
     type Effects: Send;
 
-    /// Loads, folds and saves, in the transaction of `connection`. It is called again with the same
-    /// deliveries, or a part of them, whenever the transaction didn't commit.
+    /// Loads, folds and saves, in the transaction of `connection`. If the transaction doesn't commit, it is called
+    /// again with the same deliveries or a part of them.
     fn apply(
         &self,
         connection: &mut PgConnection,
         deliveries: &[&Delivery],
     ) -> impl Future<Output = Result<Self::Effects, Fault>> + Send;
 
+    /// Called after the transaction has committed.
     fn committed(&self, effects: Self::Effects);
 }
 
-/// What a partition's task asks of the receiving task, which alone touches the consumer. The queue says of
-/// which assignment: a later one is not to be touched.
+/// A request of a partition's task to the receiving task, the only one that calls the Kafka client. The queue
+/// identifies the assignment: a request of an older assignment must not change a later one.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// Fetch from there, and forget what was received before. Answers whether the partition is still there.
-    Restart { partition: i32, queue: Arc<Queue>, at: rdkafka::Offset, done: oneshot::Sender<bool> },
-    /// The first offset in the log, and the one after the last.
-    Watermarks { partition: i32, answer: oneshot::Sender<Option<(i64, i64)>> },
+    /// Fetch from `start`, and drop the records that were received before. The reply says whether the partition is
+    /// still assigned.
+    Restart { partition: i32, queue: Arc<Queue>, start: rdkafka::Offset, reply: oneshot::Sender<bool> },
+    /// Reply with the first offset in the log, and the one after the last.
+    Watermarks { partition: i32, reply: oneshot::Sender<Option<(i64, i64)>> },
     /// Fetch nothing more of this partition.
-    Park { partition: i32, queue: Arc<Queue> },
+    Pause { partition: i32, queue: Arc<Queue> },
 }
 
 /// What all partitions of a consumer share.
@@ -73,19 +76,19 @@ pub(super) struct Shared<H> {
     pub handler: H,
 }
 
-struct Item {
+struct BatchRecord {
     record: Record,
-    content: Result<Content, Malformed>,
-    /// This record's part of its saga's trace; it ends with the batch.
+    decoded: Result<DecodedRecord, Malformed>,
+    /// This record's part of its saga's trace. It ends with the batch.
     _span: Span,
 }
 
-impl Item {
+impl BatchRecord {
     fn new(record: Record, topic: &str) -> Self {
-        let mut content = record.decode(topic);
+        let mut decoded = record.decode(topic);
         let mut span = Span::none();
-        if let Ok(Content::Event(delivery)) = &mut content {
-            // At debug, so that it costs nothing unless traces are exported: then the events that this one
+        if let Ok(DecodedRecord::Event(delivery)) = &mut decoded {
+            // At debug, so that it costs nothing unless traces are exported. If they are, the events that this one
             // causes continue from here.
             span =
                 debug_span!("process", event.r#type = delivery.event.event_type(), event.id = %delivery.id);
@@ -94,17 +97,17 @@ impl Item {
                 delivery.trace = own;
             }
         }
-        Self { record, content, _span: span }
+        Self { record, decoded, _span: span }
     }
 }
 
-/// Why the task goes on elsewhere.
-enum Interrupted {
-    /// The position moved: find it again.
+/// Why the task stops applying the records that it has taken.
+enum Interruption {
+    /// The position has moved: read it again.
     Fenced,
-    /// What came is not what was expected: fetch once more from the position.
-    Doubtful,
-    /// The partition belongs to someone else.
+    /// A record is not the expected one: fetch once more from the position.
+    Recheck,
+    /// The partition was revoked, or the process stops.
     Closed,
     Fatal(anyhow::Error),
 }
@@ -112,83 +115,84 @@ enum Interrupted {
 /// How a part of a batch is tried.
 enum Attempt {
     First,
-    /// A single record that failed once: perhaps for what another transaction did at the same moment.
-    Again,
+    /// A single record that failed once: the cause may have been a simultaneous transaction.
+    Retry,
     /// A single record that failed twice: it becomes a dead letter, for this reason.
-    Bury(String),
+    DeadLetter(String),
 }
 
-pub(super) struct Partition<H> {
+pub(super) struct PartitionTask<H> {
     shared: Arc<Shared<H>>,
     partition: i32,
     queue: Arc<Queue>,
     requests: mpsc::Sender<Request>,
-    applied: Arc<AtomicI64>,
+    /// The committed position, for the receiving task.
+    committed: Arc<AtomicI64>,
     /// The stored position as last written or read; never taken from a record.
     next: i64,
-    /// What the record before `next` must be, until it was seen.
-    verify: Option<String>,
-    known: bool,
-    /// The offset that was found where another one was expected, the last time.
-    doubted: Option<i64>,
+    /// The identity that the record before `next` must have, until that record has been verified.
+    unverified_record: Option<String>,
+    position_known: bool,
+    /// The offset that came last instead of the expected one.
+    suspect_offset: Option<i64>,
 }
 
-impl<H: EventHandler> Partition<H> {
+impl<H: EventHandler> PartitionTask<H> {
     pub(super) fn new(
         shared: Arc<Shared<H>>,
-        assigned: Assigned,
-        applied: Arc<AtomicI64>,
+        assignment: NewAssignment,
+        committed: Arc<AtomicI64>,
         requests: mpsc::Sender<Request>,
     ) -> Self {
-        let known = assigned.position.is_some();
-        let position = assigned.position.unwrap_or(Position { next: 0, last_record: None });
+        let position_known = assignment.position.is_some();
+        let position = assignment.position.unwrap_or(Position { next: 0, last_record: None });
         Self {
             shared,
-            partition: assigned.partition,
-            queue: assigned.queue,
+            partition: assignment.partition,
+            queue: assignment.queue,
             requests,
-            applied,
+            committed,
             next: position.next,
-            verify: position.last_record,
-            known,
-            doubted: None,
+            unverified_record: position.last_record,
+            position_known,
+            suspect_offset: None,
         }
     }
 
     /// Applies the partition's records until it is revoked.
     ///
     /// # Errors
-    /// A fatal fault: the process is to stop.
+    /// A fatal fault, which must stop the process.
     pub(super) async fn run(mut self) -> anyhow::Result<()> {
-        if !self.known && !self.find_position(true).await? {
+        if !self.position_known && !self.find_position(true).await? {
             return Ok(());
         }
         loop {
-            let records = match self.queue.take(BATCH_RECORDS).await {
-                Taken::Closed => return Ok(()),
-                Taken::OutOfRange => {
-                    if !self.look_at_range().await? {
+            let records = match self.queue.next_event(BATCH_RECORDS).await {
+                QueueEvent::Closed => return Ok(()),
+                QueueEvent::OutOfRange => {
+                    if !self.check_range().await? {
                         return Ok(());
                     }
                     continue;
                 }
-                Taken::Records(records) => records,
+                QueueEvent::Records(records) => records,
             };
-            let verify = match self.accept(records).await {
+            let verify = match self.process(records).await {
                 Ok(()) => continue,
-                Err(Interrupted::Closed) => return Ok(()),
-                Err(Interrupted::Fatal(error)) => return Err(error),
-                Err(Interrupted::Fenced) => {
+                Err(Interruption::Closed) => return Ok(()),
+                Err(Interruption::Fatal(error)) => return Err(error),
+                Err(Interruption::Fenced) => {
                     self.shared.metrics.fenced.inc();
                     false
                 }
-                Err(Interrupted::Doubtful) => true,
+                Err(Interruption::Recheck) => true,
             };
             warn!(
                 kafka.topic = self.shared.topic,
                 kafka.partition = self.partition,
                 next = self.next,
-                doubted = self.doubted,
+                doubted = self.suspect_offset,
                 "the position is read again"
             );
             if !self.find_position(verify).await? {
@@ -197,127 +201,132 @@ impl<H: EventHandler> Partition<H> {
         }
     }
 
-    /// Applies what follows the position without a gap.
-    async fn accept(&mut self, records: Vec<Record>) -> Result<(), Interrupted> {
-        let mut items: Vec<Item> = Vec::with_capacity(records.len());
+    /// Applies the records that follow the position without a gap.
+    async fn process(&mut self, records: Vec<Record>) -> Result<(), Interruption> {
+        let mut batch: Vec<BatchRecord> = Vec::with_capacity(records.len());
         let mut expected = self.next;
         let mut gap = None;
         for record in records {
-            if self.verify.is_some() {
+            if self.unverified_record.is_some() {
                 self.verify(&record).await?;
                 continue;
             }
-            // What was applied before a restart may come again.
+            // After a restart, records that were applied before it may come again.
             if record.offset < expected {
                 continue;
             }
-            // A log may begin anywhere. Later on an offset is missing where a transaction's marker stands, or
-            // after compaction: believed when it is seen twice.
-            if record.offset > expected && expected != 0 && self.doubted != Some(record.offset) {
+            // A log may begin at any offset. Later an offset is missing where a transaction's marker is, or after
+            // compaction: a gap is accepted when it is seen twice.
+            if record.offset > expected && expected != 0 && self.suspect_offset != Some(record.offset) {
                 gap = Some(record.offset);
                 break;
             }
             expected = record.offset + 1;
-            items.push(Item::new(record, &self.shared.topic));
+            batch.push(BatchRecord::new(record, &self.shared.topic));
         }
-        self.apply(&items).await?;
+        self.apply(&batch).await?;
         if gap.is_some() {
-            self.doubted = gap;
-            return Err(Interrupted::Doubtful);
+            self.suspect_offset = gap;
+            return Err(Interruption::Recheck);
         }
         Ok(())
     }
 
     /// Compares the record before the position with the one that was applied there.
-    async fn verify(&mut self, record: &Record) -> Result<(), Interrupted> {
+    async fn verify(&mut self, record: &Record) -> Result<(), Interruption> {
         if record.offset < self.next - 1 {
             return Ok(());
         }
         let found = record.identity();
-        if record.offset == self.next - 1 && self.verify.as_ref() == Some(&found) {
-            self.verify = None;
+        if record.offset == self.next - 1 && self.unverified_record.as_ref() == Some(&found) {
+            self.unverified_record = None;
             return Ok(());
         }
-        if self.doubted != Some(record.offset) {
-            self.doubted = Some(record.offset);
-            return Err(Interrupted::Doubtful);
+        if self.suspect_offset != Some(record.offset) {
+            self.suspect_offset = Some(record.offset);
+            return Err(Interruption::Recheck);
         }
-        let expected = self.verify.clone().unwrap_or_default();
-        let what = format!(
+        let expected = self.unverified_record.clone().unwrap_or_default();
+        let reason = format!(
             "{expected} was applied at offset {}; offset {} holds {found}",
             self.next - 1,
             record.offset
         );
-        Err(self.hold(&what).await)
+        Err(self.hold(&reason).await)
     }
 
-    /// Applies the records, in halves around what turns out to be poison, or too slow.
-    async fn apply(&mut self, items: &[Item]) -> Result<(), Interrupted> {
-        let mut ranges = VecDeque::from([(0..items.len(), Attempt::First)]);
+    /// Applies the batch. A part that contains poison, or that times out, is halved.
+    async fn apply(&mut self, batch: &[BatchRecord]) -> Result<(), Interruption> {
+        let mut ranges = VecDeque::from([(0..batch.len(), Attempt::First)]);
         let mut backoff = BACKOFF_MIN;
         while let Some((range, attempt)) = ranges.pop_front() {
-            let part = &items[range.clone()];
-            let poison = if let Attempt::Bury(reason) = &attempt { Some(reason.as_str()) } else { None };
-            match self.try_apply(part, poison).await {
+            let part = &batch[range.clone()];
+            let poison =
+                if let Attempt::DeadLetter(reason) = &attempt { Some(reason.as_str()) } else { None };
+            match self.apply_in_transaction(part, poison).await {
                 Ok(()) => backoff = BACKOFF_MIN,
                 Err(Fault::Poison(reason)) if part.len() <= 1 => {
                     let attempt = match attempt {
-                        Attempt::First => Attempt::Again,
-                        Attempt::Again => Attempt::Bury(reason),
-                        Attempt::Bury(_) => {
+                        Attempt::First => Attempt::Retry,
+                        Attempt::Retry => Attempt::DeadLetter(reason),
+                        Attempt::DeadLetter(_) => {
                             let error = anyhow::anyhow!("a dead letter can't be written: {reason}");
-                            return Err(Interrupted::Fatal(error));
+                            return Err(Interruption::Fatal(error));
                         }
                     };
                     ranges.push_front((range, attempt));
                 }
                 Err(Fault::Poison(_)) => push_halves(&mut ranges, range),
                 Err(Fault::Timeout(reason)) if part.len() > 1 => {
-                    self.retry(&reason, &mut backoff).await?;
+                    self.wait_to_retry(&reason, &mut backoff).await?;
                     push_halves(&mut ranges, range);
                 }
                 Err(Fault::Transient(reason) | Fault::Timeout(reason)) => {
-                    self.retry(&reason, &mut backoff).await?;
+                    self.wait_to_retry(&reason, &mut backoff).await?;
                     ranges.push_front((range, attempt));
                 }
-                Err(Fault::Fenced) => return Err(Interrupted::Fenced),
-                Err(Fault::Fatal(reason)) => return Err(Interrupted::Fatal(anyhow::anyhow!(reason))),
+                Err(Fault::Fenced) => return Err(Interruption::Fenced),
+                Err(Fault::Fatal(reason)) => return Err(Interruption::Fatal(anyhow::anyhow!(reason))),
             }
         }
         Ok(())
     }
 
-    async fn retry(&self, reason: &str, backoff: &mut Duration) -> Result<(), Interrupted> {
+    async fn wait_to_retry(&self, reason: &str, backoff: &mut Duration) -> Result<(), Interruption> {
         self.shared.metrics.batch_retries.inc();
         warn!(
             kafka.topic = self.shared.topic,
             kafka.partition = self.partition,
             reason,
             wait = ?backoff,
-            "a batch is tried again"
+            "a batch is retried"
         );
-        self.pause(backoff).await
+        self.wait(backoff).await
     }
 
-    async fn pause(&self, backoff: &mut Duration) -> Result<(), Interrupted> {
+    async fn wait(&self, backoff: &mut Duration) -> Result<(), Interruption> {
         tokio::time::sleep(*backoff).await;
         *backoff = (*backoff * 2).min(BACKOFF_MAX);
-        if self.queue.is_closed() { Err(Interrupted::Closed) } else { Ok(()) }
+        if self.queue.is_closed() { Err(Interruption::Closed) } else { Ok(()) }
     }
 
     /// One transaction: effects, dead letters, position.
-    async fn try_apply(&mut self, items: &[Item], poison: Option<&str>) -> Result<(), Fault> {
-        let Some(last) = items.last() else { return Ok(()) };
+    async fn apply_in_transaction(
+        &mut self,
+        batch: &[BatchRecord],
+        poison: Option<&str>,
+    ) -> Result<(), Fault> {
+        let Some(last) = batch.last() else { return Ok(()) };
         let began = Instant::now();
         let shared = Arc::clone(&self.shared);
-        let to = Position { next: last.record.offset + 1, last_record: Some(last.record.identity()) };
+        let target = Position { next: last.record.offset + 1, last_record: Some(last.record.identity()) };
         let span = info_span!(
             "apply",
             kafka.topic = shared.topic,
             kafka.partition = self.partition,
-            records = items.len()
+            records = batch.len()
         );
-        let sorted = Sorted::new(items, poison, &span);
+        let sorted = SortedBatch::new(batch, poison, &span);
 
         let work = async {
             let mut transaction = failpoint(failpoints::BEGIN, Transaction::begin(&shared.pool)).await?;
@@ -327,118 +336,119 @@ impl<H: EventHandler> Partition<H> {
                 let applied = shared.handler.apply(&mut transaction, &sorted.deliveries);
                 Some(failpoint(failpoints::APPLY, applied).await?)
             };
-            let letters: Vec<_> = sorted
-                .dead
-                .iter()
-                .map(|(record, reason)| {
-                    dead_letter::row(&shared.dead_letters, &shared.topic, shared.consumer, record, reason)
-                })
-                .collect();
-            if !letters.is_empty() {
-                failpoint(failpoints::DEAD_LETTER, outbox::insert(&mut transaction, &letters)).await?;
+            let dead_letters = sorted.dead_letter_rows(&shared);
+            if !dead_letters.is_empty() {
+                failpoint(failpoints::DEAD_LETTER, outbox::insert(&mut transaction, &dead_letters)).await?;
             }
             let (topic, partition) = (&shared.topic, self.partition);
             let advanced =
-                offset::advance(&mut transaction, shared.consumer, topic, partition, self.next, &to);
+                offset::advance(&mut transaction, shared.consumer, topic, partition, self.next, &target);
             failpoint(failpoints::ADVANCE, advanced).await?;
             failpoint(failpoints::COMMIT, transaction.commit()).await?;
             Ok(effects)
         };
-        let effects = database::bounded(work).instrument(span.clone()).await?;
+        let effects = database::with_time_limit(work).instrument(span.clone()).await?;
 
-        self.next = to.next;
-        self.applied.store(to.next, Ordering::Relaxed);
+        self.next = target.next;
+        self.committed.store(target.next, Ordering::Relaxed);
         shared.outbox.wake();
         if let Some(effects) = effects {
             shared.handler.committed(effects);
         }
-        sorted.count(&shared);
-        shared.metrics.batch_records.observe(items.len() as f64);
+        sorted.report(&shared);
+        shared.metrics.batch_records.observe(batch.len() as f64);
         shared.metrics.batch_seconds.observe(began.elapsed().as_secs_f64());
         Ok(())
     }
 
-    /// Reads the stored position and has the consumer go there. `false` when the partition is gone.
+    /// Restarts the partition at the stored position. If `verify`, the record before that is compared first. `false`
+    /// if the partition is no longer assigned.
     async fn find_position(&mut self, verify: bool) -> anyhow::Result<bool> {
         let mut backoff = BACKOFF_MIN;
         loop {
-            match self.restart_at_stored(verify).await {
+            match self.restart_at_stored_position(verify).await {
                 Ok(found) => return Ok(found),
                 Err(Fault::Transient(reason) | Fault::Timeout(reason)) => {
                     let (topic, partition) = (&self.shared.topic, self.partition);
-                    warn!(kafka.topic = topic, kafka.partition = partition, reason, "finding the position");
+                    warn!(
+                        kafka.topic = topic,
+                        kafka.partition = partition,
+                        reason,
+                        "the position can't be read now"
+                    );
                 }
                 Err(fault) => return Err(anyhow::anyhow!("finding the position: {fault}")),
             }
-            if self.pause(&mut backoff).await.is_err() {
+            if self.wait(&mut backoff).await.is_err() {
                 return Ok(false);
             }
         }
     }
 
-    async fn restart_at_stored(&mut self, verify: bool) -> Result<bool, Fault> {
-        let mut position = database::bounded(self.stored()).await?;
+    async fn restart_at_stored_position(&mut self, verify: bool) -> Result<bool, Fault> {
+        let mut position = database::with_time_limit(self.load_position()).await?;
         if !verify {
             position.last_record = None;
         }
-        let (done, restarted) = oneshot::channel();
+        let (reply, restarted) = oneshot::channel();
         let (partition, queue) = (self.partition, Arc::clone(&self.queue));
-        let request = Request::Restart { partition, queue, at: start_offset(&position), done };
+        let request = Request::Restart { partition, queue, start: start_offset(&position), reply };
         if self.requests.send(request).await.is_err() || !restarted.await.unwrap_or(false) {
             return Ok(false);
         }
         self.next = position.next;
-        self.applied.store(position.next, Ordering::Relaxed);
-        self.verify = position.last_record;
+        self.committed.store(position.next, Ordering::Relaxed);
+        self.unverified_record = position.last_record;
         Ok(true)
     }
 
-    async fn stored(&self) -> Result<Position, Fault> {
+    async fn load_position(&self) -> Result<Position, Fault> {
         let (consumer, topic) = (self.shared.consumer, &self.shared.topic);
-        let mut reading = ReadConnection::begin(&self.shared.pool).await?;
-        let positions = offset::read(&mut reading, consumer, topic, &[self.partition]).await?;
-        reading.end();
+        let mut connection = ReadConnection::begin(&self.shared.pool).await?;
+        let positions = offset::read(&mut connection, consumer, topic, &[self.partition]).await?;
+        connection.end();
         let position = positions.into_iter().next().map(|(_, position)| position);
         position.ok_or_else(|| Fault::Fatal("the position's row is gone".into()))
     }
 
-    /// The broker refused some position as outside its log. If it is this one, the partition is held. It
-    /// doesn't say which, and stops fetching that one: so all others begin again where they are.
-    async fn look_at_range(&mut self) -> anyhow::Result<bool> {
-        let (answer, watermarks) = oneshot::channel();
-        let request = Request::Watermarks { partition: self.partition, answer };
+    /// The broker has refused a position as outside its log. It doesn't say which, and has stopped fetching that
+    /// partition. If it is this one, the partition is held; otherwise it restarts at its stored position.
+    async fn check_range(&mut self) -> anyhow::Result<bool> {
+        let (reply, watermarks) = oneshot::channel();
+        let request = Request::Watermarks { partition: self.partition, reply };
         if self.requests.send(request).await.is_err() {
             return Ok(false);
         }
         let mut backoff = BACKOFF_MAX;
         let Ok(Some((low, high))) = watermarks.await else {
-            // Kafka can't say now: ask again, unless the partition is gone.
+            // Kafka doesn't answer now: check again, unless the partition was revoked.
             self.queue.report_out_of_range();
-            return Ok(self.pause(&mut backoff).await.is_ok());
+            return Ok(self.wait(&mut backoff).await.is_ok());
         };
-        if self.verify.is_some() && self.next == low {
-            // Retention took exactly what was applied: nothing is missing.
+        if self.unverified_record.is_some() && self.next == low {
+            // Retention has removed only records that were applied: nothing is missing.
             return self.find_position(false).await;
         }
-        let fetched = if self.verify.is_some() { self.next - 1 } else { self.next };
-        if (fetched < low && self.next != 0) || fetched > high {
-            let what = format!("the log reaches from {low} to {high}, the position is {}", self.next);
-            return match self.hold(&what).await {
-                Interrupted::Fatal(error) => Err(error),
-                Interrupted::Closed | Interrupted::Fenced | Interrupted::Doubtful => Ok(false),
+        let first_fetched = if self.unverified_record.is_some() { self.next - 1 } else { self.next };
+        if (first_fetched < low && self.next != 0) || first_fetched > high {
+            let reason = format!("the log reaches from {low} to {high}, the position is {}", self.next);
+            return match self.hold(&reason).await {
+                Interruption::Fatal(error) => Err(error),
+                Interruption::Closed | Interruption::Fenced | Interruption::Recheck => Ok(false),
             };
         }
-        if self.pause(&mut backoff).await.is_err() {
+        if self.wait(&mut backoff).await.is_err() {
             return Ok(false);
         }
         self.find_position(true).await
     }
 
-    /// Keeps the partition where it is, loudly, until it is revoked or the process restarts.
-    async fn hold(&self, what: &str) -> Interrupted {
-        let request = Request::Park { partition: self.partition, queue: Arc::clone(&self.queue) };
+    /// Holds the partition for the operator, until it is revoked or the process stops. The log and a metric report
+    /// it.
+    async fn hold(&self, reason: &str) -> Interruption {
+        let request = Request::Pause { partition: self.partition, queue: Arc::clone(&self.queue) };
         if self.requests.send(request).await.is_err() {
-            return Interrupted::Closed;
+            return Interruption::Closed;
         }
         let labels = [self.shared.topic.as_str(), &self.partition.to_string()];
         loop {
@@ -446,19 +456,19 @@ impl<H: EventHandler> Partition<H> {
             error!(
                 kafka.topic = self.shared.topic,
                 kafka.partition = self.partition,
-                what,
+                what = reason,
                 "the log was truncated or made anew: this partition is held. Restore the topic; or set next to \
                  where reading shall go on, and last_record to null, in its row of consumer_offset; then restart"
             );
             let reminder = tokio::time::Instant::now() + HELD_REMINDER;
             loop {
-                match tokio::time::timeout_at(reminder, self.queue.take(BATCH_RECORDS)).await {
-                    Ok(Taken::Closed) => {
-                        // Held no longer by this process; absent if the assignment's end took it already.
+                match tokio::time::timeout_at(reminder, self.queue.next_event(BATCH_RECORDS)).await {
+                    Ok(QueueEvent::Closed) => {
+                        // This process no longer holds it. The labels are absent if the revocation has removed them.
                         self.shared.metrics.held.remove_label_values(&labels).ok();
-                        return Interrupted::Closed;
+                        return Interruption::Closed;
                     }
-                    Ok(Taken::Records(_) | Taken::OutOfRange) => {}
+                    Ok(QueueEvent::Records(_) | QueueEvent::OutOfRange) => {}
                     Err(_) => break,
                 }
             }
@@ -472,26 +482,26 @@ fn push_halves(ranges: &mut VecDeque<(Range<usize>, Attempt)>, range: Range<usiz
     ranges.push_front((range.start..middle, Attempt::First));
 }
 
-/// A batch, by what is to be done with each record.
-struct Sorted<'a> {
+/// A batch, sorted by what is done with each record.
+struct SortedBatch<'a> {
     deliveries: Vec<&'a Delivery>,
-    dead: Vec<(&'a Record, String)>,
-    /// Why, for the metric: we can't read them, or the database refuses what they would do.
-    dead_for: &'static str,
-    unknown: usize,
+    dead_letters: Vec<(&'a Record, String)>,
+    /// The metric's label: the records can't be decoded, or the database refuses what they would write.
+    dead_letter_label: &'static str,
+    unknown_types: usize,
 }
 
-impl<'a> Sorted<'a> {
-    fn new(items: &'a [Item], poison: Option<&str>, span: &tracing::Span) -> Self {
-        let dead_for = if poison.is_some() { "refused" } else { "malformed" };
-        let deliveries = Vec::with_capacity(items.len());
-        let mut sorted = Self { deliveries, dead: Vec::new(), dead_for, unknown: 0 };
-        for Item { record, content, .. } in items {
-            match (poison, content) {
-                (Some(reason), _) => sorted.dead.push((record, reason.to_owned())),
-                (None, Err(malformed)) => sorted.dead.push((record, malformed.to_string())),
-                (None, Ok(Content::Unknown(_))) => sorted.unknown += 1,
-                (None, Ok(Content::Event(delivery))) => {
+impl<'a> SortedBatch<'a> {
+    fn new(batch: &'a [BatchRecord], poison: Option<&str>, span: &tracing::Span) -> Self {
+        let dead_letter_label = if poison.is_some() { "refused" } else { "malformed" };
+        let deliveries = Vec::with_capacity(batch.len());
+        let mut sorted = Self { deliveries, dead_letters: Vec::new(), dead_letter_label, unknown_types: 0 };
+        for BatchRecord { record, decoded, .. } in batch {
+            match (poison, decoded) {
+                (Some(reason), _) => sorted.dead_letters.push((record, reason.to_owned())),
+                (None, Err(malformed)) => sorted.dead_letters.push((record, malformed.to_string())),
+                (None, Ok(DecodedRecord::Unknown(_))) => sorted.unknown_types += 1,
+                (None, Ok(DecodedRecord::Event(delivery))) => {
                     trace_context::add_link(span, &delivery.trace);
                     sorted.deliveries.push(delivery);
                 }
@@ -500,16 +510,25 @@ impl<'a> Sorted<'a> {
         sorted
     }
 
-    fn count<H>(&self, shared: &Shared<H>) {
-        let topic = [shared.topic.as_str()];
-        if self.unknown > 0 {
-            shared.metrics.unknown_types.with_label_values(&topic).inc_by(self.unknown as u64);
+    fn dead_letter_rows<H>(&self, shared: &Shared<H>) -> Vec<NewRow> {
+        let Shared { dead_letters, topic, consumer, .. } = shared;
+        self.dead_letters
+            .iter()
+            .map(|(record, reason)| dead_letter::outbox_row(dead_letters, topic, consumer, record, reason))
+            .collect()
+    }
+
+    /// Counts and logs what was committed.
+    fn report<H>(&self, shared: &Shared<H>) {
+        let topic = shared.topic.as_str();
+        if self.unknown_types > 0 {
+            shared.metrics.unknown_types.with_label_values(&[topic]).inc_by(self.unknown_types as u64);
         }
-        if !self.dead.is_empty() {
-            let labels = [topic[0], self.dead_for];
-            shared.metrics.dead_letters.with_label_values(&labels).inc_by(self.dead.len() as u64);
+        if !self.dead_letters.is_empty() {
+            let labels = [topic, self.dead_letter_label];
+            shared.metrics.dead_letters.with_label_values(&labels).inc_by(self.dead_letters.len() as u64);
         }
-        for (record, reason) in &self.dead {
+        for (record, reason) in &self.dead_letters {
             warn!(
                 kafka.topic = shared.topic,
                 kafka.partition = record.partition,

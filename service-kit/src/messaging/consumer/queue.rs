@@ -1,7 +1,8 @@
-//! The bounded way from the receiving task to a partition's own task.
+//! The bounded queue between the receiving task and a partition's own task.
 //!
-//! One exists per assignment: a record that belongs to an older assignment sits in an older queue, whose
-//! task has ended. A seek empties it, in the receiving task, so that nothing from before is left.
+//! Each assignment has its own queue: a record that belongs to an older assignment is in an older queue, whose
+//! task has ended. When a partition restarts at another offset, the receiving task clears its queue, so no record
+//! from before is left.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,10 +11,10 @@ use tokio::sync::Notify;
 
 use crate::messaging::record::Record;
 
-/// Records that a queue holds at most: what one batch takes, twice.
+/// The most records in a queue: two batches.
 pub(super) const QUEUE_RECORDS: usize = 1_000;
 
-/// Bytes at which it counts as full, so that large records can't fill the memory.
+/// A queue with this many bytes counts as full, so that large records can't fill the memory.
 pub(super) const QUEUE_BYTES: usize = 8 * 1024 * 1024;
 
 #[derive(Debug, Default)]
@@ -21,17 +22,17 @@ struct Inner {
     records: VecDeque<Record>,
     bytes: usize,
     closed: bool,
-    /// Its task waits for records.
-    awaited: bool,
-    /// A record was given back: tell the receiving task when there is room again.
-    refused: bool,
-    /// The broker said that a position is outside the log: the task must look at its own.
+    /// The partition's task waits for records.
+    task_waits: bool,
+    /// A record was returned: wake the receiving task when there is capacity again.
+    push_refused: bool,
+    /// The broker said that some position is outside the log: the task must check its own.
     out_of_range: bool,
 }
 
-/// What a partition's task finds when it looks.
+/// The next event for a partition's task.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Taken {
+pub(super) enum QueueEvent {
     Records(Vec<Record>),
     OutOfRange,
     Closed,
@@ -45,7 +46,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// `room` is told when a queue that gave a record back can take it.
+    /// `capacity_freed` is notified when a queue that returned a record has capacity for it.
     pub(super) fn new(capacity_freed: Arc<Notify>) -> Self {
         Self { capacity_freed, ..Self::default() }
     }
@@ -54,55 +55,55 @@ impl Queue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a record, or gives it back when there is no room.
+    /// Adds a record.
     ///
     /// # Errors
-    /// The record itself, to be held until there is room.
+    /// If the queue is full: returns the record, for the caller to keep until there is capacity.
     pub(super) fn push(&self, record: Record) -> Result<(), Record> {
         let mut inner = self.lock();
         if inner.records.len() >= QUEUE_RECORDS || inner.bytes >= QUEUE_BYTES {
-            inner.refused = true;
+            inner.push_refused = true;
             return Err(record);
         }
-        inner.bytes += record.bytes();
+        inner.bytes += record.memory_bytes();
         inner.records.push_back(record);
         drop(inner);
         self.filled.notify_one();
         Ok(())
     }
 
-    /// Waits for records and takes up to `most` of them.
-    pub(super) async fn take(&self, most: usize) -> Taken {
+    /// Waits for the next event; takes up to `max_records` records.
+    pub(super) async fn next_event(&self, max_records: usize) -> QueueEvent {
         loop {
-            if let Some(taken) = self.try_take(most) {
-                return taken;
+            if let Some(event) = self.try_next_event(max_records) {
+                return event;
             }
             self.filled.notified().await;
         }
     }
 
-    fn try_take(&self, most: usize) -> Option<Taken> {
+    fn try_next_event(&self, max_records: usize) -> Option<QueueEvent> {
         let mut inner = self.lock();
         if inner.closed {
-            return Some(Taken::Closed);
+            return Some(QueueEvent::Closed);
         }
         if std::mem::take(&mut inner.out_of_range) {
-            return Some(Taken::OutOfRange);
+            return Some(QueueEvent::OutOfRange);
         }
-        let count = most.min(inner.records.len());
-        inner.awaited = count == 0;
+        let count = max_records.min(inner.records.len());
+        inner.task_waits = count == 0;
         if count == 0 {
             return None;
         }
         let records: Vec<_> = inner.records.drain(..count).collect();
-        inner.bytes -= records.iter().map(Record::bytes).sum::<usize>();
-        if std::mem::take(&mut inner.refused) {
+        inner.bytes -= records.iter().map(Record::memory_bytes).sum::<usize>();
+        if std::mem::take(&mut inner.push_refused) {
             self.capacity_freed.notify_one();
         }
-        Some(Taken::Records(records))
+        Some(QueueEvent::Records(records))
     }
 
-    /// Forgets what was received: the consumer seeks.
+    /// Drops the records: the partition restarts at another offset.
     pub(super) fn clear(&self) {
         let mut inner = self.lock();
         inner.records.clear();
@@ -114,16 +115,16 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// Ends the task: the partition belongs to someone else, or the process stops.
+    /// Ends the task: the partition was revoked, or the process stops.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.filled.notify_one();
     }
 
-    /// Whether its task has nothing in work and nothing to take.
+    /// Whether the task has no batch in work and no record to take.
     pub(super) fn is_idle(&self) -> bool {
         let inner = self.lock();
-        inner.awaited && inner.records.is_empty()
+        inner.task_waits && inner.records.is_empty()
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -140,24 +141,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn records_leave_in_order_and_in_batches() {
+    async fn records_are_taken_in_order_and_in_batches() {
         let queue = Queue::default();
         for offset in 0..5 {
             queue.push(record(offset, 1)).unwrap();
         }
-        let Taken::Records(first) = queue.take(3).await else { panic!() };
-        let Taken::Records(rest) = queue.take(3).await else { panic!() };
+        let QueueEvent::Records(first) = queue.next_event(3).await else { panic!() };
+        let QueueEvent::Records(rest) = queue.next_event(3).await else { panic!() };
         let offsets: Vec<_> = first.iter().chain(&rest).map(|record| record.offset).collect();
         assert_eq!((offsets, first.len()), (vec![0, 1, 2, 3, 4], 3));
     }
 
     #[tokio::test]
-    async fn a_full_queue_gives_the_record_back() {
+    async fn a_full_queue_returns_the_record() {
         let queue = Queue::default();
-        let refused = (0..).find_map(|offset| queue.push(record(offset, 1)).err()).unwrap();
-        assert_eq!(refused.offset, i64::try_from(QUEUE_RECORDS).unwrap());
-        queue.take(1).await;
-        queue.push(refused).unwrap();
+        let returned = (0..).find_map(|offset| queue.push(record(offset, 1)).err()).unwrap();
+        assert_eq!(returned.offset, i64::try_from(QUEUE_RECORDS).unwrap());
+        queue.next_event(1).await;
+        queue.push(returned).unwrap();
 
         let queue = Queue::default();
         queue.push(record(0, QUEUE_BYTES)).unwrap();
@@ -165,10 +166,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn closing_wakes_and_wins() {
+    async fn closing_wakes_the_task_and_comes_before_records() {
         let queue = Queue::default();
         queue.push(record(0, 1)).unwrap();
         queue.close();
-        assert_eq!(queue.take(1).await, Taken::Closed);
+        assert_eq!(queue.next_event(1).await, QueueEvent::Closed);
     }
 }

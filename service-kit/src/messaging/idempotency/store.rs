@@ -1,5 +1,5 @@
-//! The rows of the acceptances. By the transaction's own clock throughout, so that what one statement takes
-//! for expired the next one does too.
+//! The statements on stored responses. All use the transaction's own clock, so that two statements agree on which
+//! rows have expired.
 
 use actix_web::http::StatusCode;
 use sqlx::postgres::PgRow;
@@ -11,7 +11,6 @@ use crate::messaging::failpoint::failpoint;
 use crate::messaging::failpoints;
 use crate::messaging::fault::Fault;
 
-/// What is kept in these scoped_keys.
 pub(super) async fn load(
     connection: &mut PgConnection,
     scoped_keys: &[&ScopedKey],
@@ -25,35 +24,36 @@ pub(super) async fn load(
     .bind(scoped_keys.iter().map(|(_, key)| key.as_str()).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
-    rows.iter().map(stored_response).collect()
+    rows.iter().map(response_from_row).collect()
 }
 
-fn stored_response(row: &PgRow) -> Result<(IdempotencyKey, StoredResponse), sqlx::Error> {
+fn response_from_row(row: &PgRow) -> Result<(IdempotencyKey, StoredResponse), sqlx::Error> {
     let unreadable = |what: String| sqlx::Error::Decode(what.into());
     let fingerprint: &[u8] = row.try_get("fingerprint")?;
     let status: i16 = row.try_get("status")?;
     let headers: &str = row.try_get("headers")?;
-    let stored_response = StoredResponse {
+    let response = StoredResponse {
         status: u16::try_from(status)
             .ok()
             .and_then(|status| StatusCode::from_u16(status).ok())
             .ok_or_else(|| unreadable(format!("no status: {status}")))?,
         headers: serde_json::from_str(headers).map_err(|error| unreadable(error.to_string()))?,
         body: row.try_get::<Vec<u8>, _>("body")?.into(),
-        repeated: false,
+        replayed: false,
     };
     let scoped_key = (row.try_get("scope")?, row.try_get("key")?);
     let fingerprint = fingerprint.try_into().map_err(|_| unreadable("no fingerprint".to_owned()))?;
-    Ok((IdempotencyKey { scoped_key, fingerprint }, stored_response))
+    Ok((IdempotencyKey { scoped_key, fingerprint }, response))
 }
 
-/// Writes what is new, in its order, over what has expired; answers how many could be.
+/// Inserts responses in the given order. An expired row is overwritten, any other is left. Returns how many were
+/// written.
 pub(super) async fn save(
     connection: &mut PgConnection,
     new: &[(&ScopedKey, &Entry)],
     ttl_secs: u32,
 ) -> Result<u64, sqlx::Error> {
-    let headers = |entry: &Entry| serde_json::to_string(&entry.stored_response.headers);
+    let headers = |entry: &Entry| serde_json::to_string(&entry.response.headers);
     let headers: Vec<_> = new
         .iter()
         .map(|(_, entry)| headers(entry))
@@ -73,19 +73,17 @@ pub(super) async fn save(
     .bind(new.iter().map(|((scope, _), _)| scope.as_str()).collect::<Vec<_>>())
     .bind(new.iter().map(|((_, key), _)| key.as_str()).collect::<Vec<_>>())
     .bind(new.iter().map(|(_, entry)| entry.fingerprint.as_slice()).collect::<Vec<_>>())
-    .bind(
-        new.iter().map(|(_, entry)| entry.stored_response.status.as_u16().cast_signed()).collect::<Vec<_>>(),
-    )
+    .bind(new.iter().map(|(_, entry)| entry.response.status.as_u16().cast_signed()).collect::<Vec<_>>())
     .bind(headers)
-    .bind(new.iter().map(|(_, entry)| entry.stored_response.body.as_ref()).collect::<Vec<_>>())
+    .bind(new.iter().map(|(_, entry)| entry.response.body.as_ref()).collect::<Vec<_>>())
     .bind(f64::from(ttl_secs))
     .execute(connection)
     .await?;
     Ok(saved.rows_affected())
 }
 
-/// Deletes what has expired, `limit` rows at most, and none that someone is writing over just now; answers
-/// how many.
+/// Deletes at most `limit` expired rows. Skips rows that a call is overwriting at the moment. Returns how many were
+/// deleted.
 pub(super) async fn purge(pool: &PgPool, limit: i64) -> Result<u64, Fault> {
     let mut transaction = Transaction::begin(pool).await?;
     let purge = sqlx::query(

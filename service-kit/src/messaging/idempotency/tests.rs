@@ -3,8 +3,8 @@ use serde_json::json;
 
 use super::*;
 
-fn key(scope: &str, key: &str, meant: &str) -> IdempotencyKey {
-    IdempotencyKey::new(scope.to_owned(), key, &meant)
+fn key(scope: &str, key: &str, parsed_body: &str) -> IdempotencyKey {
+    IdempotencyKey::new(scope.to_owned(), key, &parsed_body)
 }
 
 fn accepted(text: &str) -> StoredResponse {
@@ -19,7 +19,7 @@ fn keys_are_printable_and_bounded() {
             let value = actix_web::http::header::HeaderValue::from_bytes(key).unwrap();
             request = request.append_header((IDEMPOTENCY_KEY, value));
         }
-        IdempotencyKey::of(&request.to_http_request(), "/x".into(), &json!({}))
+        IdempotencyKey::from_request(&request.to_http_request(), "/x".into(), &json!({}))
     };
     assert_eq!(read(&[]).unwrap(), None);
     let long = "k".repeat(KEY_MAX);
@@ -40,13 +40,13 @@ fn keys_are_printable_and_bounded() {
 }
 
 #[test]
-fn the_first_acceptance_is_repeated_and_another_body_refused() {
+fn the_first_response_is_replayed_and_another_body_refused() {
     let mut stored_responses = StoredResponses::default();
     let first = key("/movies", "k", "this");
     assert!(stored_responses.find(Some(&first)).is_none());
     stored_responses.store(Some(&first), &accepted("1"));
     let again = stored_responses.find(Some(&first)).unwrap().unwrap();
-    assert_eq!(again, StoredResponse { repeated: true, ..accepted("1") });
+    assert_eq!(again, StoredResponse { replayed: true, ..accepted("1") });
     let problem = stored_responses.find(Some(&key("/movies", "k", "that"))).unwrap().unwrap_err();
     assert_eq!(problem.status(), 422);
     for other in [key("/movies", "K", "this"), key("/movies/7/tickets", "k", "this")] {
@@ -55,24 +55,24 @@ fn the_first_acceptance_is_repeated_and_another_body_refused() {
 }
 
 #[test]
-fn calls_without_a_key_leave_nothing() {
+fn calls_without_a_key_store_nothing() {
     let mut stored_responses = StoredResponses::default();
     stored_responses.store(None, &accepted("1"));
     assert!(stored_responses.0.is_empty() && stored_responses.find(None).is_none());
 }
 
 #[test]
-fn the_answer_is_kept_with_its_headers() {
+fn a_response_is_stored_with_its_headers() {
     let name = HeaderName::from_static("location");
-    let stored_response = accepted("1").with_header(name.clone(), "/movies/7");
-    assert_eq!(stored_response.header(&name), Some("/movies/7"));
-    let response = stored_response.clone().into_response();
+    let stored = accepted("1").with_header(name.clone(), "/movies/7");
+    assert_eq!(stored.header(&name), Some("/movies/7"));
+    let response = stored.clone().into_response();
     assert_eq!(response.status(), 202);
     assert_eq!(response.headers().get("location").unwrap(), "/movies/7");
     assert_eq!(response.headers().get("content-type").unwrap(), "application/json");
     assert!(!response.headers().contains_key(IDEMPOTENT_REPLAYED));
-    let shown = stored_response.clone().showing(StatusCode::CREATED, &"2").into_response();
+    let shown = stored.clone().with_json(StatusCode::CREATED, &"2").into_response();
     assert_eq!((shown.status().as_u16(), shown.headers().len()), (201, response.headers().len()));
-    let response = StoredResponse { repeated: true, ..stored_response }.into_response();
+    let response = StoredResponse { replayed: true, ..stored }.into_response();
     assert_eq!(response.headers().get(IDEMPOTENT_REPLAYED).unwrap(), "true");
 }

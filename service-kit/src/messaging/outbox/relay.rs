@@ -1,20 +1,24 @@
-//! Sends what waits in the outbox: one relay a shard at a time, over all replicas.
+//! Sends the rows of the outbox. Over all replicas, each shard has one relay at a time.
 //!
-//! Read in the order of `seq`, send in that order, await every acknowledgement, delete those rows, again.
-//! Who may is decided by an advisory lock on the relay's own session, which the server ends when it is
-//! silent for 5 s: a frozen owner loses the shard. One that wakes up may still be sending what another
-//! one sent already; consumers expect any event again.
+//! A relay reads rows in the order of `seq`, sends them in that order, awaits every acknowledgement, deletes these
+//! rows, and begins again. It owns its shard by an advisory lock on its own session. The server ends a session that
+//! is silent for 5 s, so a frozen owner loses the shard. When that owner wakes up it may send events that the next
+//! owner has sent already: consumers accept every event repeatedly.
+//!
+//! - `rows`: reads, deletes and truncates rows.
+//! - `producer`: the Kafka producer of a relay.
+
+mod producer;
+mod rows;
 
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer, PurgeConfig};
+use rdkafka::producer::{DeliveryFuture, FutureProducer, Producer};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, Row};
 use thiserror::Error;
@@ -23,38 +27,37 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{DEAD_LETTER_SHARD, EVENT_SHARDS, Outbox, headers_from_text};
-use crate::messaging::dead_letter::{CUT, OWN_HEADERS};
+use self::rows::{OutboxRow, delete_rows, read_rows, truncate_row};
+use super::{DEAD_LETTER_SHARD, EVENT_SHARDS, Outbox};
 use crate::messaging::failpoint::{failpoint, failpoint_sync};
 use crate::messaging::failpoints;
 use crate::messaging::kafka::Kafka;
 use crate::messaging::metrics::EventMetrics;
 use crate::messaging::task_group::stop_limit_passed;
 
-/// Rows that are read and sent at once, and the bytes after which no further row is.
-const BATCH_ROWS: i64 = 1_000;
-const BATCH_BYTES: i64 = 8 * 1024 * 1024;
-
 /// The first number of the advisory lock; the second is the shard.
 pub const LOCK_CLASS: i32 = 0x6f75_7462;
 
-/// How often the owner's session is heard of while acknowledgements are awaited.
-const TOUCH: Duration = Duration::from_secs(1);
+/// How often the owner's session sends a statement while acknowledgements are awaited, so that it isn't ended as
+/// silent.
+const KEEP_ALIVE_PERIOD: Duration = Duration::from_secs(1);
 
 /// A statement that takes longer counts as a lost connection.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How often the owner looks for rows that another replica wrote, while there is work and when idle.
-const POLL_BUSY: Duration = Duration::from_millis(5);
-const POLL_IDLE: Duration = Duration::from_millis(50);
-const BUSY_FOR: Duration = Duration::from_secs(1);
+/// How often the owner polls for rows that another replica wrote: while it is busy, which it counts as for a while
+/// after its last row, and when it is idle.
+const BUSY_POLL_PERIOD: Duration = Duration::from_millis(5);
+const IDLE_POLL_PERIOD: Duration = Duration::from_millis(50);
+const BUSY_AFTER_SENDING: Duration = Duration::from_secs(1);
 
-/// How often a relay that has no shard asks for it.
-const POLL_LOCK: Duration = Duration::from_millis(500);
+/// How often a relay that doesn't own its shard tries to lock it.
+const LOCK_POLL_PERIOD: Duration = Duration::from_millis(500);
 
-/// How long a relay goes on sending when the process stops.
-const DRAIN: Duration = Duration::from_secs(3);
+/// How long a relay continues to send when the process stops.
+const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
+// Doubled by hand: backon rounds its delays (f32), and its iterator must be rebuilt after each success.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
@@ -76,13 +79,6 @@ enum RelayError {
     Fatal(String),
 }
 
-/// What one step did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    Sent(usize),
-    Idle,
-}
-
 /// All relays of one service.
 pub struct Relays {
     pub kafka: Kafka,
@@ -95,10 +91,10 @@ pub struct Relays {
 }
 
 impl Relays {
-    /// Sends until told to stop, then what is left, within a bound.
+    /// Sends until told to stop, and then what is left, within a bound.
     ///
     /// # Errors
-    /// A producer that Kafka refuses for good.
+    /// If Kafka permanently refuses a producer.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
@@ -117,15 +113,15 @@ impl Relays {
             database: self
                 .database
                 .clone()
-                // Whoever looks at the locks sees which process sends.
+                // An operator who looks at the locks sees which process sends.
                 .application_name(&format!("{} {} relay {shard}", self.service, std::process::id()))
                 .options([("idle_session_timeout", "5s")]),
             producer_settings: self.kafka.producer_settings(),
-            // The broker holds its limit against what it is sent together, and doesn't say which was too large:
-            // a dead letter must not lose its value for another's.
-            alone: shard == DEAD_LETTER_SHARD,
+            // The broker applies its limit to all records of a request together, and doesn't say which was too large:
+            // a dead letter must not lose its value because of another one.
+            one_by_one: shard == DEAD_LETTER_SHARD,
             producer: None,
-            woken: self.outbox.woken(),
+            wake_signal: self.outbox.wake_signal(),
             metrics: self.metrics.clone(),
         }
     }
@@ -135,10 +131,11 @@ struct Relay {
     shard: i16,
     database: PgConnectOptions,
     producer_settings: ClientConfig,
-    /// Whether each record is sent by itself, because some together were over a topic's limit.
-    alone: bool,
+    /// Whether each record is sent in a request of its own: dead letters always, events once some together were over
+    /// a topic's limit.
+    one_by_one: bool,
     producer: Option<FutureProducer>,
-    woken: Arc<Notify>,
+    wake_signal: Arc<Notify>,
     metrics: EventMetrics,
 }
 
@@ -147,15 +144,15 @@ impl Relay {
         let mut backoff = BACKOFF_MIN;
         while !shutdown.is_cancelled() {
             let result = self.own_shard(&shutdown, &mut backoff).await;
-            // Whatever is on its way is sent again by the next owner.
+            // The next owner sends again what was not acknowledged.
             self.discard_producer().await;
             match result {
                 Ok(()) => return Ok(()),
                 Err(RelayError::Fatal(reason)) => anyhow::bail!("outbox shard {}: {reason}", self.shard),
                 Err(error) => {
-                    self.alone |= matches!(error, RelayError::TooLarge { .. });
+                    self.one_by_one |= matches!(error, RelayError::TooLarge { .. });
                     self.metrics.outbox_send_failures.inc();
-                    warn!(outbox.shard = self.shard, %error, wait = ?backoff, "the relay starts again");
+                    warn!(outbox.shard = self.shard, %error, wait = ?backoff, "the relay restarts");
                 }
             }
             tokio::select! {
@@ -167,7 +164,7 @@ impl Relay {
         Ok(())
     }
 
-    /// Waits for the shard, and sends for as long as it is this relay's.
+    /// Waits until it owns the shard, and sends until it loses the shard or the process stops.
     async fn own_shard(
         &mut self,
         shutdown: &CancellationToken,
@@ -177,94 +174,96 @@ impl Relay {
         while !try_lock(&mut connection, self.shard).await? {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                () = tokio::time::sleep(POLL_LOCK) => {}
+                () = tokio::time::sleep(LOCK_POLL_PERIOD) => {}
             }
         }
-        info!(outbox.shard = self.shard, "sends this shard");
+        info!(outbox.shard = self.shard, "the relay owns this shard");
         let mut last_sent = Instant::now();
         while !shutdown.is_cancelled() {
-            // Before the read, so that a commit after it is not missed.
-            let outbox = Arc::clone(&self.woken);
-            let mut woken = pin!(outbox.notified());
+            // Registers before the read, so that a wake-up by a later commit is not missed.
+            let wake_signal = Arc::clone(&self.wake_signal);
+            let mut woken = pin!(wake_signal.notified());
             woken.as_mut().enable();
-            let step = tokio::select! {
-                step = self.step(&mut connection) => step?,
-                () = stop_limit_passed(shutdown, DRAIN) => {
-                    warn!(outbox.shard = self.shard, "Kafka is away: the next owner sends what waits");
+            let rows_sent = tokio::select! {
+                rows_sent = self.send_batch(&mut connection) => rows_sent?,
+                () = stop_limit_passed(shutdown, DRAIN_LIMIT) => {
+                    warn!(outbox.shard = self.shard, "Kafka is unavailable: the next owner sends the rest");
                     return Ok(());
                 }
             };
-            if let Step::Sent(_) = step {
+            if rows_sent > 0 {
                 last_sent = Instant::now();
                 *backoff = BACKOFF_MIN;
                 continue;
             }
-            let poll = if last_sent.elapsed() < BUSY_FOR { POLL_BUSY } else { POLL_IDLE };
+            let busy = last_sent.elapsed() < BUSY_AFTER_SENDING;
+            let poll_period = if busy { BUSY_POLL_PERIOD } else { IDLE_POLL_PERIOD };
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = woken => {}
-                () = tokio::time::sleep(poll) => {}
+                () = tokio::time::sleep(poll_period) => {}
             }
         }
         self.drain(&mut connection).await;
-        // Gives the lock back at once.
+        // Releases the lock at once.
         timeout(STATEMENT_TIMEOUT, connection.close()).await??;
         Ok(())
     }
 
     async fn drain(&mut self, connection: &mut PgConnection) {
         let rest = async {
-            while let Step::Sent(_) = self.step(connection).await? {}
+            while self.send_batch(connection).await? > 0 {}
             Ok::<_, RelayError>(())
         };
-        match timeout(DRAIN, rest).await {
+        match timeout(DRAIN_LIMIT, rest).await {
             Ok(Ok(())) => debug!(outbox.shard = self.shard, "the outbox is empty"),
             Ok(Err(error)) => warn!(outbox.shard = self.shard, %error, "the next owner sends the rest"),
             Err(_) => warn!(outbox.shard = self.shard, "out of time: the next owner sends the rest"),
         }
     }
 
-    /// Sends one batch: reads, sends in order, awaits all acknowledgements, deletes.
-    async fn step(&mut self, connection: &mut PgConnection) -> Result<Step, RelayError> {
-        let rows = read(connection, self.shard).await?;
+    /// Sends one batch: reads, sends in order, awaits all acknowledgements, deletes. Returns the number of rows.
+    async fn send_batch(&mut self, connection: &mut PgConnection) -> Result<usize, RelayError> {
+        let rows = read_rows(connection, self.shard).await?;
         if rows.is_empty() {
-            return Ok(Step::Idle);
+            return Ok(0);
         }
         let producer = self.producer()?;
-        let mut touch = interval(TOUCH);
-        touch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut keep_alive = interval(KEEP_ALIVE_PERIOD);
+        keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut deliveries = VecDeque::with_capacity(rows.len());
         for row in &rows {
             let delivery = loop {
-                match failpoint_sync(failpoints::SEND, || send(&producer, row)) {
+                match failpoint_sync(failpoints::SEND, || producer::send(&producer, row)) {
                     Ok(delivery) => break delivery,
                     Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => {
-                        let first = deliveries.pop_front();
-                        failpoint(failpoints::ACKNOWLEDGE, self.settle(connection, &mut touch, first))
-                            .await?;
+                        let oldest = deliveries.pop_front();
+                        let acknowledged = self.await_acknowledgement(connection, &mut keep_alive, oldest);
+                        failpoint(failpoints::ACKNOWLEDGE, acknowledged).await?;
                     }
-                    Err(error) => return Err(self.refused(connection, row, error).await),
+                    Err(error) => return Err(self.delivery_error(connection, row, error).await),
                 }
             };
             deliveries.push_back((delivery, row));
         }
         while let Some(delivery) = deliveries.pop_front() {
-            failpoint(failpoints::ACKNOWLEDGE, self.settle(connection, &mut touch, Some(delivery))).await?;
+            let acknowledged = self.await_acknowledgement(connection, &mut keep_alive, Some(delivery));
+            failpoint(failpoints::ACKNOWLEDGE, acknowledged).await?;
         }
-        failpoint(failpoints::DELETE, delete(connection, self.shard, &rows)).await?;
+        failpoint(failpoints::DELETE, delete_rows(connection, self.shard, &rows)).await?;
         self.metrics.outbox_sent.inc_by(rows.len() as u64);
-        Ok(Step::Sent(rows.len()))
+        Ok(rows.len())
     }
 
-    /// Awaits one acknowledgement; meanwhile the session is heard of, so that the lock stays ours.
-    async fn settle(
+    /// Awaits one acknowledgement. Meanwhile it keeps the session alive, so that this relay keeps the lock.
+    async fn await_acknowledgement(
         &self,
         connection: &mut PgConnection,
-        touch: &mut Interval,
+        keep_alive: &mut Interval,
         delivery: Option<(DeliveryFuture, &OutboxRow)>,
     ) -> Result<(), RelayError> {
         let Some((mut delivery, row)) = delivery else {
-            // A full queue without anything of ours in it.
+            // The producer's queue is full, but contains no record of this batch.
             tokio::task::yield_now().await;
             return Ok(());
         };
@@ -274,22 +273,27 @@ impl Relay {
                 outcome = &mut delivery => {
                     return match outcome {
                         Ok(Ok(_)) => Ok(()),
-                        Ok(Err((error, _))) => Err(self.refused(connection, row, error).await),
+                        Ok(Err((error, _))) => Err(self.delivery_error(connection, row, error).await),
                         Err(_) => Err(RelayError::Kafka(KafkaError::Canceled)),
                     };
                 }
-                _ = touch.tick() => {
+                _ = keep_alive.tick() => {
                     timeout(STATEMENT_TIMEOUT, sqlx::query("select 1").execute(&mut *connection)).await??;
                 }
             }
         }
     }
 
-    /// What a failed delivery means.
-    async fn refused(&self, connection: &mut PgConnection, row: &OutboxRow, error: KafkaError) -> RelayError {
+    /// Classifies a failed delivery. If the broker refuses a dead letter as too large, truncates it.
+    async fn delivery_error(
+        &self,
+        connection: &mut PgConnection,
+        row: &OutboxRow,
+        error: KafkaError,
+    ) -> RelayError {
         let fatal = self.producer.as_ref().and_then(|producer| producer.client().fatal_error());
         match fatal {
-            // One record failed, and so none after it was sent: a new producer begins with it.
+            // One record failed, so the producer sent none after it: a new producer begins with that record.
             Some((RDKafkaErrorCode::GaplessGuarantee, _)) | None => {}
             Some((_, reason)) => return RelayError::Fatal(reason),
         }
@@ -304,11 +308,13 @@ impl Relay {
         }
         let bytes = row.payload.as_ref().map_or(0, Vec::len);
         let too_large = RelayError::TooLarge { topic: row.topic.clone(), bytes };
-        if !self.alone {
+        if !self.one_by_one {
             return too_large;
         }
         if self.shard == DEAD_LETTER_SHARD {
-            if let Err(error) = failpoint(failpoints::TRUNCATE, cut(connection, self.shard, row)).await {
+            if let Err(error) =
+                failpoint(failpoints::TRUNCATE, truncate_row(connection, self.shard, row)).await
+            {
                 return error;
             }
             warn!(
@@ -328,53 +334,16 @@ impl Relay {
         if let Some(producer) = &self.producer {
             return Ok(producer.clone());
         }
-        let mut settings = self.producer_settings.clone();
-        if self.alone {
-            settings.set("batch.num.messages", "1");
-        }
-        if self.shard != DEAD_LETTER_SHARD {
-            // An event that is refused must not be overtaken by a later one. Dead letters have no order.
-            settings.set("enable.gapless.guarantee", "true");
-        }
-        let producer: FutureProducer = settings.create()?;
+        let producer = producer::create(&self.producer_settings, self.shard, self.one_by_one)?;
         self.producer = Some(producer.clone());
         Ok(producer)
     }
 
     async fn discard_producer(&mut self) {
-        let Some(producer) = self.producer.take() else { return };
-        // Dropping blocks while librdkafka's threads end.
-        let dropped = tokio::task::spawn_blocking(move || {
-            producer.purge(PurgeConfig::default().queue().inflight());
-            drop(producer);
-        });
-        if let Err(error) = dropped.await {
-            warn!(%error, "dropping a producer");
+        if let Some(producer) = self.producer.take() {
+            producer::discard(producer).await;
         }
     }
-}
-
-struct OutboxRow {
-    seq: i64,
-    topic: String,
-    key: Option<Vec<u8>>,
-    headers: Vec<(String, Option<Vec<u8>>)>,
-    payload: Option<Vec<u8>>,
-}
-
-fn send(producer: &FutureProducer, row: &OutboxRow) -> Result<DeliveryFuture, KafkaError> {
-    let headers =
-        row.headers.iter().fold(OwnedHeaders::new_with_capacity(row.headers.len()), |all, header| {
-            all.insert(Header { key: &header.0, value: header.1.as_deref() })
-        });
-    let mut record = FutureRecord::<[u8], [u8]>::to(&row.topic).headers(headers);
-    if let Some(key) = &row.key {
-        record = record.key(key);
-    }
-    if let Some(payload) = &row.payload {
-        record = record.payload(payload);
-    }
-    producer.send_result(record).map_err(|(error, _)| error)
 }
 
 async fn try_lock(connection: &mut PgConnection, shard: i16) -> Result<bool, RelayError> {
@@ -383,96 +352,4 @@ async fn try_lock(connection: &mut PgConnection, shard: i16) -> Result<bool, Rel
         .bind(i32::from(shard))
         .fetch_one(connection);
     Ok(timeout(STATEMENT_TIMEOUT, lock).await??.try_get(0)?)
-}
-
-async fn read(connection: &mut PgConnection, shard: i16) -> Result<Vec<OutboxRow>, RelayError> {
-    let read = sqlx::query(
-        "select seq, topic, key, headers, payload
-         from (select seq, topic, key, headers, payload,
-                      sum(coalesce(octet_length(payload), 0)) over (order by seq)
-                          - coalesce(octet_length(payload), 0) as bytes_before
-               from (select seq, topic, key, headers, payload from outbox
-                     where shard = $1 order by seq limit $2) as head) as batch
-         where bytes_before < $3
-         order by seq",
-    )
-    .bind(shard)
-    .bind(BATCH_ROWS)
-    .bind(BATCH_BYTES)
-    .fetch_all(connection);
-    let rows = timeout(STATEMENT_TIMEOUT, read).await??;
-    rows.iter()
-        .map(|row| {
-            Ok(OutboxRow {
-                seq: row.try_get("seq")?,
-                topic: row.try_get("topic")?,
-                key: row.try_get("key")?,
-                headers: headers_from_text(row.try_get("headers")?)?,
-                payload: row.try_get("payload")?,
-            })
-        })
-        .collect()
-}
-
-async fn delete(connection: &mut PgConnection, shard: i16, rows: &[OutboxRow]) -> Result<(), RelayError> {
-    let seqs: Vec<i64> = rows.iter().map(|row| row.seq).collect();
-    let delete = sqlx::query("delete from outbox where shard = $1 and seq = any ($2)")
-        .bind(shard)
-        .bind(seqs)
-        .execute(connection);
-    timeout(STATEMENT_TIMEOUT, delete).await??;
-    Ok(())
-}
-
-/// Takes the value out of a dead letter that its topic refuses, and if that is not enough the record's own
-/// headers; where the original stands is in ours.
-async fn cut(connection: &mut PgConnection, shard: i16, row: &OutboxRow) -> Result<(), RelayError> {
-    let mut headers = row.headers.clone();
-    if row.payload.is_none() {
-        headers.retain(|(name, _)| name.starts_with(OWN_HEADERS));
-    }
-    if !headers.iter().any(|(name, _)| name == CUT) {
-        let bytes = row.payload.as_ref().map_or(0, Vec::len);
-        headers.push((CUT.to_owned(), Some(bytes.to_string().into_bytes())));
-    }
-    let update = sqlx::query("update outbox set payload = null, headers = $3 where shard = $1 and seq = $2")
-        .bind(shard)
-        .bind(row.seq)
-        .bind(super::headers_to_text(headers))
-        .execute(connection);
-    timeout(STATEMENT_TIMEOUT, update).await??;
-    Ok(())
-}
-
-/// Keeps the outbox gauges current.
-///
-/// # Errors
-/// None but a bug: what the database can't answer now is asked again.
-pub async fn watch_backlog(
-    pool: sqlx::PgPool,
-    metrics: EventMetrics,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    let mut tick = interval(Duration::from_secs(5));
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            _ = tick.tick() => {}
-        }
-        let backlog = sqlx::query(
-            "select count(*) as events,
-                    coalesce(extract(epoch from clock_timestamp() - min(created_at)), 0)::float8 as age
-             from outbox",
-        )
-        .fetch_one(&pool)
-        .await;
-        match backlog {
-            Ok(row) => {
-                metrics.outbox_backlog.set(row.try_get("events").context("events")?);
-                metrics.outbox_age_seconds.set(row.try_get("age").context("age")?);
-            }
-            Err(error) => debug!(%error, "the outbox can't be counted now"),
-        }
-    }
 }

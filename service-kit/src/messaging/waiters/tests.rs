@@ -25,7 +25,7 @@ async fn waiters_receive_the_furthest_status() {
     let mut several = [waiters.subscribe(one).unwrap(), waiters.subscribe(one).unwrap()];
     let mut apart = waiters.subscribe(other).unwrap();
     waiters.notify(one, 2);
-    // Read before, told after.
+    // Read before the other status was committed, and reported after it.
     waiters.notify(one, 1);
     for waiter in &mut several {
         assert_eq!((waiter.wait_for(1).await, waiter.wait_for(2).await), (2, 2));
@@ -52,26 +52,26 @@ async fn waiters_are_bounded_and_unsubscribe_on_drop() {
     assert_eq!(waiters.shared.gauge.get(), 0);
 }
 
-type Seen = Result<Vec<(ReservationId, u8)>, Fault>;
+type QueryResult = Result<Vec<(ReservationId, u8)>, Fault>;
 
-/// Counts the queries, each of which sees every reservation at the rank that stands there.
+/// A query that counts its calls, and finds every reservation at this rank; or the database unavailable.
 fn query(
     queries: Arc<AtomicUsize>,
     rank: Result<u8, ()>,
-) -> impl Fn(Vec<ReservationId>) -> std::future::Ready<Seen> {
+) -> impl Fn(Vec<ReservationId>) -> std::future::Ready<QueryResult> {
     move |ids| {
         queries.fetch_add(1, Ordering::SeqCst);
-        let seen = rank.map(|rank| ids.into_iter().map(|id| (id, rank)).collect());
-        std::future::ready(seen.map_err(|()| Fault::Transient("away".into())))
+        let statuses = rank.map(|rank| ids.into_iter().map(|id| (id, rank)).collect());
+        std::future::ready(statuses.map_err(|()| Fault::Transient("away".into())))
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_look_serves_all_and_none_is_taken_for_nobody() {
+async fn one_query_serves_all_waiters_and_none_runs_without_waiters() {
     let waiters = waiters(1_000);
     let queries = Arc::new(AtomicUsize::new(0));
     let stop = CancellationToken::new();
-    let watching = tokio::spawn(waiters.clone().run(query(Arc::clone(&queries), Ok(1)), stop.clone()));
+    let polling = tokio::spawn(waiters.clone().run(query(Arc::clone(&queries), Ok(1)), stop.clone()));
     sleep(Duration::from_secs(5)).await;
     assert_eq!(queries.load(Ordering::SeqCst), 0);
     for _ in 0..2 {
@@ -87,25 +87,25 @@ async fn one_look_serves_all_and_none_is_taken_for_nobody() {
         assert_eq!(queries.load(Ordering::SeqCst), before + 1);
     }
     stop.cancel();
-    watching.await.unwrap().unwrap();
+    polling.await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_database_that_is_away_is_asked_ever_more_seldom() {
+async fn an_unavailable_database_is_queried_less_often() {
     let waiters = waiters(1);
     let queries = Arc::new(AtomicUsize::new(0));
     let stop = CancellationToken::new();
-    let watching = tokio::spawn(waiters.clone().run(query(Arc::clone(&queries), Err(())), stop.clone()));
+    let polling = tokio::spawn(waiters.clone().run(query(Arc::clone(&queries), Err(())), stop.clone()));
     let mut waiter = waiters.subscribe(id()).unwrap();
     assert!(timeout(Duration::from_secs(10), waiter.wait_for(0)).await.is_err());
-    let asked = queries.load(Ordering::SeqCst);
-    assert!((10..20).contains(&asked), "{asked} looks in 10 s");
+    let queried = queries.load(Ordering::SeqCst);
+    assert!((10..20).contains(&queried), "{queried} queries in 10 s");
     stop.cancel();
-    watching.await.unwrap().unwrap();
+    polling.await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_database_that_hangs_is_given_up() {
+async fn a_query_that_hangs_is_abandoned() {
     let waiters = waiters(1);
     let queries = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&queries);
@@ -118,8 +118,8 @@ async fn a_database_that_hangs_is_given_up() {
             Ok(ids.into_iter().map(|id| (id, 1)).collect())
         }
     };
-    let watching = tokio::spawn(waiters.clone().run(hangs_once, CancellationToken::new()));
+    let polling = tokio::spawn(waiters.clone().run(hangs_once, CancellationToken::new()));
     let mut waiter = waiters.subscribe(id()).unwrap();
     assert_eq!(timeout(QUERY_LIMIT * 2, waiter.wait_for(1)).await.unwrap(), 1);
-    watching.abort();
+    polling.abort();
 }

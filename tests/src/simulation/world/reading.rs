@@ -1,7 +1,7 @@
 //! Partitions' owners, and who takes itself for one: batches of records, each in one transaction with the position.
 
 use service_kit::messaging::Delivery;
-use service_kit::messaging::record::Content;
+use service_kit::messaging::record::DecodedRecord;
 
 use super::{BATCH, Move, Transaction, World};
 use crate::simulation::bus::{DeadLetter, Entry, Foreign, PARTITIONS, topic};
@@ -69,8 +69,8 @@ impl World {
                 Entry::Foreign(foreign) => foreign,
             };
             match foreign.decode() {
-                Ok(Content::Event(delivery)) => batch.push(*delivery),
-                Ok(Content::Unknown(_)) => self.tally.count("an event of an unknown type"),
+                Ok(DecodedRecord::Event(delivery)) => batch.push(*delivery),
+                Ok(DecodedRecord::Unknown(_)) => self.tally.count("an event of an unknown type"),
                 Err(_) => {
                     if entries.len() > 1 {
                         self.tally.count("poison within a batch");
