@@ -74,12 +74,12 @@ pub(crate) async fn forward(
     // Only framed bytes are a body: actix takes everything after an `Upgrade`, which the gateway ignores, for one.
     let has_body = req.headers().contains_key(header::CONTENT_LENGTH) || req.chunked().unwrap_or(false);
     let body = match has_body {
-        true => Some(body::read(payload.into_inner(), body::declared_length(&req)).await?),
+        true => Some(body::read(payload.into_inner(), body::content_length(&req)).await?),
         false => None,
     };
     let path_and_query = req.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     let headers = headers::for_upstream(&req, &trace_context::current(), &proxy.trusted_proxies);
-    let request = UpstreamRequest::new(http::method(&req), path_and_query, headers, body);
+    let request = UpstreamRequest::new(http::client_method(&req), path_and_query, headers, body);
     let response = proxy.send(request).await?;
     Ok(response::stream(response, proxy.timeouts.chunk, proxy.upstreams.service, stopping))
 }

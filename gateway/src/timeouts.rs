@@ -54,7 +54,7 @@ mod tests {
         let wait = |text| {
             let mut headers = HeaderMap::new();
             headers.insert(PREFER, HeaderValue::from_static(text));
-            Wait::of(&headers)
+            Wait::from_headers(&headers)
         };
         for (text, secs) in [("wait=0", 6), ("wait=4", 6), ("wait=5", 7), ("wait=99", 12), ("wait", 6)] {
             assert_eq!(timeouts.response_with(wait(text)), Duration::from_secs(secs), "{text}");

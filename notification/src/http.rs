@@ -4,8 +4,9 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use service_kit::http::openapi::{self, schemas};
 use service_kit::http::pagination::{self, Page, PageQuery};
+use service_kit::http::parameters;
 use service_kit::http::problem::Problem;
-use service_kit::http::validation::Validator;
+use service_kit::http::validation;
 use service_kit::messaging::Fault;
 use service_kit::messaging::database::ReadConnection;
 use shared_events::{MovieId, ReservationId, Timestamp};
@@ -34,7 +35,7 @@ pub struct Api {
 
 pub fn routes(api: Api) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static {
     let api = web::Data::new(api);
-    let description = openapi::text(Description::openapi());
+    let description = openapi::document_text(Description::openapi());
     move |config| {
         config
             .app_data(api.clone())
@@ -128,10 +129,10 @@ impl<'a> From<&'a Recorded> for NotificationView<'a> {
     )),
 )]
 async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let parameters = pagination::query(&request, &["userId", "reserveId", "cursor", "limit"])?;
-    let mut validator = Validator::new();
-    let reservation_id = parameters.get("reserveId").map(|id| validator.id("/reserveId", id)).transpose()?;
-    let user_id = pagination::text(&parameters, "userId", USER_ID_MAX)?;
+    let parameters = parameters::query(&request, &["userId", "reserveId", "cursor", "limit"])?;
+    let reservation_id =
+        parameters.get("reserveId").map(|id| validation::parse_id("/reserveId", id)).transpose()?;
+    let user_id = parameters::text(&parameters, "userId", USER_ID_MAX)?;
     let reservation = reservation_id.map(|id| id.to_string());
     let query = PageQuery::parse(&parameters, COLLECTION, &[user_id, reservation.as_deref()])?;
     let filter =

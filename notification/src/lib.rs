@@ -49,10 +49,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let config = Config::parse_from(args);
     let telemetry = config.telemetry.clone();
     match config.command.clone() {
-        None => process::serve("notification", &telemetry, async |shutdown| {
+        None => process::run_until_signal("notification", &telemetry, async |shutdown| {
             Application::build(config).await?.run(shutdown).await
         }),
-        Some(command) => process::once("notification", &telemetry, async {
+        Some(command) => process::run_to_end("notification", &telemetry, async {
             println!("{}", command.execute(&config).await?);
             Ok(())
         }),

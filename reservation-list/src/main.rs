@@ -1,4 +1,4 @@
-//! The reservation-list service as a process of its own.
+//! The reservation-list service as its own process.
 
 use std::process::ExitCode;
 
@@ -7,6 +7,7 @@ use reservation_list::{Application, Config};
 fn main() -> ExitCode {
     service_kit::main(
         "reservation-list",
+        std::env::args_os(),
         |config: &Config| &config.telemetry,
         async |config, shutdown| Application::build(config).await?.run(shutdown).await,
     )

@@ -8,24 +8,24 @@ use clap::{Args, ValueEnum};
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Telemetry")]
 pub struct TelemetryConfig {
-    /// Base URL of an OTLP collector that takes HTTP/protobuf, such as `http://localhost:4318`; without
-    /// it no span leaves the process
+    /// Base URL of an OTLP collector that accepts HTTP/protobuf, such as `http://localhost:4318`; without it no span is
+    /// exported
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_parser = http_url)]
     pub otel_exporter_otlp_endpoint: Option<String>,
 
-    /// How log lines look; without it `pretty` on a terminal, else `json`
+    /// The format of log lines; by default `pretty` on a terminal, else `json`
     #[arg(long, env = "LOG_FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
 }
 
-/// The most of [`DrainConfig`].
+/// The largest [`DrainConfig::drain_delay_secs`].
 pub const DRAIN_DELAY_MAX_SECS: u8 = 5;
 
-/// How a process takes its leave.
+/// How a process shuts down.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub struct DrainConfig {
-    /// Seconds, 5 at most, that requests are still taken after the signal to end, while `/readyz` fails: until load
-    /// balancers have noticed, and clients that keep a connection were told to take another
+    /// Seconds, 5 at most, to keep accepting requests after the shutdown signal while `/readyz` fails: load balancers
+    /// notice it, and each response makes its client open another connection
     #[arg(long, env = "DRAIN_DELAY_SECS", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=i64::from(DRAIN_DELAY_MAX_SECS)))]
     pub drain_delay_secs: u8,
 }
@@ -36,16 +36,16 @@ impl DrainConfig {
     }
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// For reading on a terminal.
     Pretty,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Accepts `http://…` and `https://…` with a host.
+/// Parses `http://…` or `https://…` with a host.
 fn http_url(text: &str) -> Result<String, String> {
     let uri: actix_web::http::Uri = text.parse().map_err(|error| format!("not a URL: {error}"))?;
     match uri.scheme_str() {
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn names_what_is_wrong() {
+    fn errors_name_the_setting() {
         for (args, name) in [
             (["--log-format", "xml"], "--log-format"),
             (["--otel-exporter-otlp-endpoint", "collector:4318"], "--otel-exporter-otlp-endpoint"),
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn help_documents_each_setting() {
+    fn help_lists_every_setting() {
         let help = parse(&["--help"]).unwrap_err();
         for name in ["OTEL_EXPORTER_OTLP_ENDPOINT", "LOG_FORMAT", "OTLP collector"] {
             assert!(help.contains(name), "{help}");

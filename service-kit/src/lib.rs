@@ -1,14 +1,14 @@
-//! The library under every service: a service's own crate holds only its domain.
+//! The library of every service: a service's own crate contains only its domain.
 //!
 //! # Layout
 //!
-//! - [`config`]: the settings that every service has.
-//! - [`process`]: a process from its first line to its exit status; [`main`] is every service's `main`.
+//! - [`config`]: the settings that all services have.
+//! - [`process`]: runs a process from its command line to its exit status; [`main`] is the `main` of every service.
 //! - [`telemetry`]: logs, traces and metrics.
-//! - [`http`]: the server, and what a handler needs: validation, errors, pagination, OpenAPI.
-//! - [`messaging`] (feature `messaging`): the database, the outbox, the consumer, and what connects them to HTTP calls.
+//! - [`http`]: the server, and the tools of its handlers: validation, problems, pagination, OpenAPI.
+//! - [`messaging`] (feature `messaging`): the database, the outbox, the consumer, and their connection to HTTP calls.
 //!
-//! The gateway links neither rdkafka nor sqlx: it leaves the feature `messaging` off.
+//! The gateway doesn't enable `messaging`, so it links neither rdkafka nor sqlx.
 
 pub mod config;
 pub mod http;

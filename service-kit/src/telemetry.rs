@@ -17,11 +17,11 @@ use tracing_subscriber::{EnvFilter, Layer as _, filter::Targets, fmt, layer::Sub
 
 use crate::config::{LogFormat, TelemetryConfig};
 
-/// What is logged unless `RUST_LOG` says otherwise. actix-server tells of each of its threads; actix-http calls a
-/// client's malformed bytes an error of ours, and the client is told by its answer instead.
-const DEFAULT_LOG: &str = "info,actix_server=warn,actix_http::h1=off";
+/// The log filter unless `RUST_LOG` is set. actix-server logs each of its threads at `info`. actix-http logs a client's
+/// malformed requests as errors, but only the client needs to know, and its response says so.
+const DEFAULT_LOG_FILTER: &str = "info,actix_server=warn,actix_http::h1=off";
 
-/// Keeps the exporter; to be shut down last.
+/// Holds the exporter. Shut it down last.
 #[must_use = "spans are lost unless it is shut down"]
 pub struct Telemetry {
     provider: SdkTracerProvider,
@@ -31,12 +31,12 @@ pub struct Telemetry {
 ///
 /// # Errors
 ///
-/// When a subscriber is set already, or the exporter can't be made.
+/// If a subscriber is set already, `RUST_LOG` is invalid, or the exporter can't be created.
 pub fn init(service: &'static str, config: &TelemetryConfig) -> anyhow::Result<Telemetry> {
-    init_with_default_log(service, config, DEFAULT_LOG)
+    init_with_default_log(service, config, DEFAULT_LOG_FILTER)
 }
 
-/// As [`init`], with another log filter where `RUST_LOG` is unset.
+/// Like [`init`], with another log filter for an unset `RUST_LOG`.
 ///
 /// # Errors
 ///
@@ -74,8 +74,9 @@ fn provider(service: &'static str, config: &TelemetryConfig) -> anyhow::Result<S
     let resource = Resource::builder().with_service_name(service).build();
     let mut builder = SdkTracerProvider::builder().with_resource(resource);
     if let Some(endpoint) = &config.otel_exporter_otlp_endpoint {
-        // The exporter's client speaks TLS where another crate of the same build asks for it, and then can't
-        // be made, not even for plain HTTP, without a provider. An error says that there is one already.
+        // If another crate of the same build enables TLS in the exporter's client, the client can't be created without
+        // a crypto provider, not even for plain HTTP. The error is ignored: it says that a provider is installed
+        // already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let exporter = SpanExporter::builder()
             .with_http()
@@ -88,9 +89,12 @@ fn provider(service: &'static str, config: &TelemetryConfig) -> anyhow::Result<S
     Ok(builder.build())
 }
 
-/// Spans of ours only: the exporter's own HTTP client must not trace itself. Those of single records are made
-/// only if someone will see them.
+/// Excludes the spans of the exporter's own HTTP client, which must not trace itself. The spans of single records are
+/// created only if they are exported.
 fn span_filter(exporting: bool) -> Targets {
+    let record_level = if exporting { LevelFilter::DEBUG } else { LevelFilter::INFO };
+    let services =
+        Targets::new().with_default(LevelFilter::INFO).with_target("service_kit::messaging", record_level);
     [
         "h2",
         "hyper",
@@ -102,16 +106,11 @@ fn span_filter(exporting: bool) -> Targets {
         "tonic",
     ]
     .into_iter()
-    .fold(ours(exporting), |targets, name| targets.with_target(name, LevelFilter::OFF))
-}
-
-fn ours(exporting: bool) -> Targets {
-    let records = if exporting { LevelFilter::DEBUG } else { LevelFilter::INFO };
-    Targets::new().with_default(LevelFilter::INFO).with_target("service_kit::messaging", records)
+    .fold(services, |targets, name| targets.with_target(name, LevelFilter::OFF))
 }
 
 impl Telemetry {
-    /// Sends what is still in the batch. Blocks, at most 5 s; call it outside the runtime.
+    /// Exports the spans that are still in the batch. Blocks for at most 5 s: call it outside of the runtime.
     pub fn shutdown(self) {
         if let Err(error) = self.provider.shutdown() {
             tracing::warn!(error = %error, "not all spans were exported");
@@ -119,7 +118,7 @@ impl Telemetry {
     }
 }
 
-/// A subscriber with the OpenTelemetry layer alone, for tests of what depends on real span ids.
+/// A subscriber with only the OpenTelemetry layer, for tests that need real span ids.
 #[cfg(test)]
 pub(crate) fn test_subscriber() -> impl tracing::Subscriber {
     let provider = SdkTracerProvider::builder().build();
@@ -148,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn shutdown_sends_what_is_left_to_the_collector() {
+    fn shutdown_exports_the_remaining_spans() {
         let collector = TcpListener::bind("127.0.0.1:0").unwrap();
         let config = TelemetryConfig {
             otel_exporter_otlp_endpoint: Some(format!("http://{}", collector.local_addr().unwrap())),

@@ -1,4 +1,4 @@
-//! The server as a client sees it: through a socket, byte by byte where it matters.
+//! Tests of the server through a socket, byte by byte where that matters.
 
 #![expect(clippy::unwrap_used, reason = "a test helper that fails has failed its test")]
 
@@ -11,9 +11,9 @@ use service_kit::{
     config::TelemetryConfig,
     http::body::Json,
     http::health::Health,
-    http::pagination,
+    http::parameters,
     http::problem::Problem,
-    http::validation::{Number, Validator},
+    http::validation::{IntegerOrString, Validator},
     http::{Server, bind},
     telemetry,
     telemetry::metrics::Metrics,
@@ -27,26 +27,26 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Longer than anything here takes; a test that reaches it has failed.
-const DEADLINE: Duration = Duration::from_secs(20);
+/// The timeout of every wait: a test that reaches it fails.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-static HELD: Semaphore = Semaphore::const_new(0);
-static ENTERED: Semaphore = Semaphore::const_new(0);
+static HANDLER_RELEASED: Semaphore = Semaphore::const_new(0);
+static HANDLER_ENTERED: Semaphore = Semaphore::const_new(0);
 
 #[derive(Deserialize)]
 struct Order {
-    count: Number,
+    count: IntegerOrString,
 }
 
 async fn order(Json(order): Json<Order>) -> Result<HttpResponse, Problem> {
-    let mut bounds = Validator::new();
-    let count = bounds.number("/count", order.count, 1, 100);
-    bounds.check()?;
+    let mut validator = Validator::new();
+    let count = validator.number("/count", order.count, 1, 100);
+    validator.finish()?;
     Ok(HttpResponse::Created().json(count))
 }
 
 async fn show(req: HttpRequest) -> Result<HttpResponse, Problem> {
-    Ok(HttpResponse::Ok().json(pagination::path_id(&req, "id")?))
+    Ok(HttpResponse::Ok().json(parameters::path_id(&req, "id")?))
 }
 
 fn routes(config: &mut web::ServiceConfig) {
@@ -60,72 +60,78 @@ fn routes(config: &mut web::ServiceConfig) {
         .service(web::resource("/never").get(std::future::pending::<HttpResponse>))
         .service(web::resource("/number/{n}").get(async |n: web::Path<u8>| n.to_string()))
         .service(web::resource("/held").get(async || {
-            ENTERED.add_permits(1);
-            HELD.acquire().await.map(|permit| permit.forget()).map_err(|_| Problem::internal())?;
+            HANDLER_ENTERED.add_permits(1);
+            HANDLER_RELEASED
+                .acquire()
+                .await
+                .map(|permit| permit.forget())
+                .map_err(|_| Problem::internal())?;
             Ok::<_, Problem>(HttpResponse::Ok().body("held"))
         }));
 }
 
-struct Running {
+struct RunningServer {
     address: SocketAddr,
     shutdown: CancellationToken,
-    served: JoinHandle<anyhow::Result<()>>,
+    task: JoinHandle<anyhow::Result<()>>,
 }
 
-fn start(change: impl FnOnce(&mut Server)) -> Running {
+fn start(configure: impl FnOnce(&mut Server)) -> RunningServer {
     let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let mut server = Server::new(listener, Metrics::new(), Health::new());
     server.workers = 1;
-    change(&mut server);
+    configure(&mut server);
     let shutdown = CancellationToken::new();
-    let served = tokio::spawn(server.run(shutdown.clone(), routes));
-    Running { address, shutdown, served }
+    let task = tokio::spawn(server.run(shutdown.clone(), routes));
+    RunningServer { address, shutdown, task }
 }
 
-impl Running {
+impl RunningServer {
     async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    /// Sends `bytes`, and reads to the end of the connection.
-    async fn raw(&self, bytes: &[u8]) -> String {
+    /// Sends `bytes`, and reads until the connection is closed.
+    async fn send_raw(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect().await;
-        // The server may close before it has read everything.
-        let (mut reading, mut writing) = stream.split();
-        let mut answer = Vec::new();
-        let both = async { tokio::join!(writing.write_all(bytes), reading.read_to_end(&mut answer)) };
-        let (_, read) = tokio::time::timeout(DEADLINE, both).await.expect("the connection is closed");
+        // The server may close the connection before it has read everything.
+        let (mut reader, mut writer) = stream.split();
+        let mut response = Vec::new();
+        let both = async { tokio::join!(writer.write_all(bytes), reader.read_to_end(&mut response)) };
+        let (_, read) = tokio::time::timeout(TIMEOUT, both).await.expect("the connection is closed");
         read.unwrap();
-        String::from_utf8_lossy(&answer).into_owned()
+        String::from_utf8_lossy(&response).into_owned()
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    async fn get(&self, path: &str) -> Response {
         self.call("GET", path, "", "").await
     }
 
-    async fn call(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+    async fn call(&self, method: &str, path: &str, headers: &str, body: &str) -> Response {
         let length = body.len();
         let head = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{headers}");
-        Answer::parse(&self.raw(format!("{head}content-length: {length}\r\n\r\n{body}").as_bytes()).await)
+        Response::parse(
+            &self.send_raw(format!("{head}content-length: {length}\r\n\r\n{body}").as_bytes()).await,
+        )
     }
 
     async fn stop(self) {
         self.shutdown.cancel();
-        tokio::time::timeout(DEADLINE, self.served).await.expect("the server drains").unwrap().unwrap();
+        tokio::time::timeout(TIMEOUT, self.task).await.expect("the server drains").unwrap().unwrap();
     }
 }
 
 #[derive(Debug)]
-struct Answer {
+struct Response {
     status: u16,
     head: String,
     body: String,
 }
 
-impl Answer {
+impl Response {
     fn parse(text: &str) -> Self {
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no response: {text:?}"));
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         Self { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
     }
@@ -134,7 +140,7 @@ impl Answer {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 
-    /// The problem, which must be whole.
+    /// The body as a problem; fails if it is none.
     fn problem(&self) -> Value {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
         let problem: Value = serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("{self:?}"));
@@ -145,7 +151,7 @@ impl Answer {
 }
 
 #[tokio::test]
-async fn malformed_requests_are_told_so() {
+async fn malformed_requests_get_a_problem() {
     let server = start(|_| {});
     let huge = format!("GET / HTTP/1.1\r\nhost: t\r\nx: {}\r\n\r\n", "x".repeat(200_000));
     let many = format!("GET / HTTP/1.1\r\nhost: t\r\n{}\r\n", "x: y\r\n".repeat(200));
@@ -171,51 +177,51 @@ async fn malformed_requests_are_told_so() {
         ("long path", 414, long.as_bytes()),
     ];
     for (name, status, bytes) in cases {
-        let answer = Answer::parse(&server.raw(bytes).await);
-        assert_eq!(answer.status, status, "{name}: {answer:?}");
-        assert_eq!(answer.header("connection"), Some("close"), "{name}");
-        answer.problem();
+        let response = Response::parse(&server.send_raw(bytes).await);
+        assert_eq!(response.status, status, "{name}: {response:?}");
+        assert_eq!(response.header("connection"), Some("close"), "{name}");
+        response.problem();
     }
     server.stop().await;
 }
 
 #[tokio::test]
-async fn a_broken_chunk_gets_one_answer_and_the_end() {
+async fn a_broken_chunk_gets_one_response_and_closes_the_connection() {
     let server = start(|_| {});
     let head = "POST /orders HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
     let smuggled = "GET /orders HTTP/1.1\r\nhost: t\r\n\r\n";
-    let text = server.raw(format!("{head}zz\r\n{smuggled}").as_bytes()).await;
+    let text = server.send_raw(format!("{head}zz\r\n{smuggled}").as_bytes()).await;
     assert_eq!((text.matches("HTTP/1.1 400").count(), text.matches("HTTP/1.1").count()), (1, 1), "{text}");
-    Answer::parse(&text).problem();
+    Response::parse(&text).problem();
     server.stop().await;
 }
 
 #[tokio::test]
-async fn a_head_that_does_not_end_is_a_timeout() {
+async fn an_unfinished_head_is_a_timeout() {
     let server = start(|server| server.head_timeout = Duration::from_millis(50));
-    let answer = Answer::parse(&server.raw(b"GET / HTTP/1.1\r\nhost: t\r\nx: ").await);
-    assert_eq!(answer.status, 408);
-    answer.problem();
+    let response = Response::parse(&server.send_raw(b"GET / HTTP/1.1\r\nhost: t\r\nx: ").await);
+    assert_eq!(response.status, 408);
+    response.problem();
     server.stop().await;
 }
 
 #[tokio::test]
-async fn large_bodies_are_refused_and_the_answer_can_be_read() {
+async fn large_bodies_are_rejected_and_the_response_can_be_read() {
     let server = start(|_| {});
     let head = "POST /orders HTTP/1.1\r\nhost: t\r\nconnection: close\r\ncontent-type: application/json\r\n";
     let text = format!("\"{}\"", "x".repeat(10_000_000));
     let sized = format!("{head}content-length: {}\r\n\r\n{text}", text.len());
     let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n{:x}\r\n{text}\r\n0\r\n\r\n", text.len());
     for request in [sized, chunked] {
-        let answer = Answer::parse(&server.raw(request.as_bytes()).await);
-        assert_eq!(answer.status, 413);
-        assert_eq!(answer.problem()["detail"], "a body has at most 65536 bytes");
+        let response = Response::parse(&server.send_raw(request.as_bytes()).await);
+        assert_eq!(response.status, 413);
+        assert_eq!(response.problem()["detail"], "a body has at most 65536 bytes");
     }
     server.stop().await;
 }
 
 #[tokio::test]
-async fn routes_answer_in_problems() {
+async fn errors_of_routes_are_problems() {
     let server = start(|_| {});
     let json_type = "content-type: application/json\r\n";
     let created = server.call("POST", "/orders", json_type, r#"{"count":"45"}"#).await;
@@ -240,9 +246,9 @@ async fn routes_answer_in_problems() {
         ("/orders/", 404),
         ("/number/x", 404),
     ] {
-        let answer = server.get(path).await;
-        assert_eq!(answer.status, status, "{path}");
-        answer.problem();
+        let response = server.get(path).await;
+        assert_eq!(response.status, status, "{path}");
+        response.problem();
     }
     for (method, path) in [
         ("GET", "*"),
@@ -251,53 +257,56 @@ async fn routes_answer_in_problems() {
         ("GET", "http://other/x"),
         ("BREW", "/x"),
     ] {
-        let answer = server.call(method, path, "", "").await;
-        assert!((400..500).contains(&answer.status), "{method} {path}: {answer:?}");
-        answer.problem();
+        let response = server.call(method, path, "", "").await;
+        assert!((400..500).contains(&response.status), "{method} {path}: {response:?}");
+        response.problem();
     }
     server.stop().await;
 }
 
 #[tokio::test]
-async fn head_is_get_without_its_body() {
+async fn head_is_get_without_a_body() {
     let server = start(|_| {});
     for path in
         ["/orders", "/orders/7", "/orders/0192f0c1-2345-7abc-8def-0123456789ab", "/livez", "/readyz", "/x"]
     {
         let (get, head) = (server.get(path).await, server.call("HEAD", path, "", "").await);
         assert_eq!((head.status, head.body.as_str()), (get.status, ""), "{path}");
-        let named = |answer: &Answer| -> Vec<String> {
+        let stable_headers = |response: &Response| -> Vec<String> {
             let changing = ["date", "x-request-id"].map(str::to_owned);
-            answer
+            response
                 .head
                 .lines()
                 .filter(|line| !changing.iter().any(|name| line.starts_with(name)))
                 .map(str::to_owned)
                 .collect()
         };
-        assert_eq!(named(&head), named(&get), "{path}");
+        assert_eq!(stable_headers(&head), stable_headers(&get), "{path}");
     }
-    // What would stream for ever ends at once.
+    // The response to HEAD ends at once, even for an endless stream.
     let head = server.call("HEAD", "/endless", "", "").await;
     assert_eq!((head.status, head.header("transfer-encoding")), (200, Some("chunked")));
     server.stop().await;
 }
 
 #[tokio::test]
-async fn options_tells_what_a_resource_takes() {
+async fn options_lists_the_methods_of_a_resource() {
     let server = start(|_| {});
     for (path, allow) in [
         ("/orders", "get, head, post, options"),
         ("/orders/7", "get, head, options"),
         ("/livez", "get, head, options"),
     ] {
-        let answer = server.call("OPTIONS", path, "", "").await;
-        assert_eq!((answer.status, answer.header("allow"), answer.body.as_str()), (204, Some(allow), ""));
+        let response = server.call("OPTIONS", path, "", "").await;
+        assert_eq!(
+            (response.status, response.header("allow"), response.body.as_str()),
+            (204, Some(allow), "")
+        );
         for method in ["DELETE", "TRACE", "BREW"] {
-            let refused = server.call(method, path, "", "").await;
-            assert_eq!((refused.status, refused.header("allow")), (405, Some(allow)));
+            let rejected = server.call(method, path, "", "").await;
+            assert_eq!((rejected.status, rejected.header("allow")), (405, Some(allow)));
             assert_eq!(
-                refused.problem()["detail"],
+                rejected.problem()["detail"],
                 format!("this resource takes {}", allow.to_ascii_uppercase())
             );
         }
@@ -308,41 +317,41 @@ async fn options_tells_what_a_resource_takes() {
 }
 
 #[tokio::test]
-async fn every_answer_tells_browsers_what_it_is_not() {
+async fn every_response_has_the_security_headers() {
     let server = start(|_| {});
-    let broken = Answer::parse(&server.raw(b"hello there\r\n\r\n").await);
-    for answer in [server.get("/orders").await, server.get("/x").await, broken] {
+    let broken = Response::parse(&server.send_raw(b"hello there\r\n\r\n").await);
+    for response in [server.get("/orders").await, server.get("/x").await, broken] {
         for (name, value) in [
             ("x-content-type-options", "nosniff"),
             ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
             ("referrer-policy", "no-referrer"),
             ("cross-origin-resource-policy", "same-origin"),
         ] {
-            assert_eq!(answer.header(name), Some(value), "{answer:?}");
+            assert_eq!(response.header(name), Some(value), "{response:?}");
         }
     }
     server.stop().await;
 }
 
 #[tokio::test]
-async fn slow_handlers_are_cut_off() {
+async fn slow_handlers_time_out() {
     let server = start(|server| server.request_timeout = Duration::from_millis(50));
-    let answer = server.get("/never").await;
-    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
-    answer.problem();
+    let response = server.get("/never").await;
+    assert_eq!((response.status, response.header("retry-after")), (503, Some("1")));
+    response.problem();
     server.stop().await;
 }
 
 #[tokio::test]
-async fn request_ids_are_kept_or_made() {
+async fn request_ids_are_kept_or_generated() {
     let server = start(|_| {});
     let kept = server.call("GET", "/orders", "x-request-id: abc-1\r\n", "").await;
     assert_eq!(kept.header("x-request-id"), Some("abc-1"));
-    for unfit in
+    for invalid in
         [String::new(), "x-request-id: a b\r\n".to_owned(), format!("x-request-id: {}\r\n", "x".repeat(129))]
     {
-        let made = server.call("GET", "/nowhere", &unfit, "").await;
-        assert_eq!(made.header("x-request-id").unwrap().len(), 36, "{made:?}");
+        let generated = server.call("GET", "/nowhere", &invalid, "").await;
+        assert_eq!(generated.header("x-request-id").unwrap().len(), 36, "{generated:?}");
     }
     server.stop().await;
 }
@@ -351,18 +360,18 @@ async fn request_ids_are_kept_or_made() {
 async fn a_request_continues_the_trace_of_its_client() {
     let _telemetry = telemetry::init("test", &TelemetryConfig::default()).unwrap();
     let server = start(|_| {});
-    let given = trace_context::TraceParent::random();
-    let answer = server.call("GET", "/trace", &format!("traceparent: {given}\r\n"), "").await;
-    let seen = trace_context::TraceParent::parse(&answer.body).unwrap();
-    assert_eq!(seen.trace_id(), given.trace_id());
-    assert_ne!(seen, given);
+    let client = trace_context::TraceParent::random();
+    let response = server.call("GET", "/trace", &format!("traceparent: {client}\r\n"), "").await;
+    let handler = trace_context::TraceParent::parse(&response.body).unwrap();
+    assert_eq!(handler.trace_id(), client.trace_id());
+    assert_ne!(handler, client);
     let other = trace_context::TraceParent::parse(&server.get("/trace").await.body).unwrap();
-    assert_ne!(other.trace_id(), given.trace_id());
+    assert_ne!(other.trace_id(), client.trace_id());
     server.stop().await;
 }
 
 #[tokio::test]
-async fn metrics_know_routes_and_not_paths() {
+async fn metrics_have_routes_and_no_paths() {
     let server = start(|_| {});
     server.get("/orders/7").await;
     server.get("/secret/path").await;
@@ -379,7 +388,7 @@ async fn metrics_know_routes_and_not_paths() {
 }
 
 #[tokio::test]
-async fn what_was_accepted_is_answered_before_the_end() {
+async fn accepted_requests_are_finished_before_the_server_stops() {
     let health = Health::new();
     let probe = health.clone();
     let server = start(|server| server.health = health);
@@ -390,48 +399,48 @@ async fn what_was_accepted_is_answered_before_the_end() {
     idle.read_u8().await.unwrap();
     let mut busy = server.connect().await;
     busy.write_all(b"GET /held HTTP/1.1\r\nhost: t\r\n\r\n").await.unwrap();
-    ENTERED.acquire().await.unwrap().forget();
+    HANDLER_ENTERED.acquire().await.unwrap().forget();
 
     server.shutdown.cancel();
-    // The idle connection ends while the busy one is still waiting for its answer.
-    tokio::time::timeout(DEADLINE, idle.read_to_end(&mut Vec::new())).await.unwrap().unwrap();
+    // The idle connection is closed while the busy one still waits for its response.
+    tokio::time::timeout(TIMEOUT, idle.read_to_end(&mut Vec::new())).await.unwrap().unwrap();
     assert_eq!(probe.ready().await, Err("draining"));
-    assert!(!server.served.is_finished());
-    HELD.add_permits(1);
+    assert!(!server.task.is_finished());
+    HANDLER_RELEASED.add_permits(1);
     let mut text = String::new();
-    tokio::time::timeout(DEADLINE, busy.read_to_string(&mut text)).await.unwrap().unwrap();
-    assert_eq!(Answer::parse(&text).body, "held");
+    tokio::time::timeout(TIMEOUT, busy.read_to_string(&mut text)).await.unwrap().unwrap();
+    assert_eq!(Response::parse(&text).body, "held");
     server.stop().await;
 }
 
-/// Reads one answer of a connection that may go on.
-async fn answer(stream: &mut BufStream<TcpStream>) -> Answer {
+/// Reads one response of a connection that may stay open.
+async fn read_response(stream: &mut BufStream<TcpStream>) -> Response {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         assert_ne!(stream.read_line(&mut head).await.unwrap(), 0, "{head}");
     }
-    let mut answer = Answer::parse(&head);
-    let mut body = vec![0; answer.header("content-length").unwrap().parse().unwrap()];
+    let mut response = Response::parse(&head);
+    let mut body = vec![0; response.header("content-length").unwrap().parse().unwrap()];
     stream.read_exact(&mut body).await.unwrap();
-    answer.body = String::from_utf8(body).unwrap();
-    answer
+    response.body = String::from_utf8(body).unwrap();
+    response
 }
 
-/// A connection that is in use is never closed under its client: the last answer says that it is the last.
+/// A connection in use is closed by its last response, so that no request is lost.
 #[tokio::test]
-async fn until_balancers_have_noticed_requests_are_taken_and_connections_renewed() {
+async fn during_the_drain_delay_requests_are_accepted_and_connections_closed() {
     let health = Health::new();
     let probe = health.clone();
     let server = start(|server| {
         server.health = health;
-        server.drain_delay = DEADLINE;
+        server.drain_delay = TIMEOUT;
     });
     let mut kept = BufStream::new(server.connect().await);
-    let ask = b"GET /number/7 HTTP/1.1\r\nhost: test\r\n\r\n";
+    let request = b"GET /number/7 HTTP/1.1\r\nhost: test\r\n\r\n";
     for (draining, connection) in [(false, None), (true, Some("close"))] {
         if draining {
             server.shutdown.cancel();
-            tokio::time::timeout(DEADLINE, async {
+            tokio::time::timeout(TIMEOUT, async {
                 while !probe.draining() {
                     tokio::task::yield_now().await;
                 }
@@ -439,24 +448,28 @@ async fn until_balancers_have_noticed_requests_are_taken_and_connections_renewed
             .await
             .expect("it drains");
         }
-        kept.write_all(ask).await.unwrap();
+        kept.write_all(request).await.unwrap();
         kept.flush().await.unwrap();
-        let answer = answer(&mut kept).await;
-        assert_eq!((answer.body.as_str(), answer.header("connection")), ("7", connection), "{answer:?}");
+        let response = read_response(&mut kept).await;
+        assert_eq!(
+            (response.body.as_str(), response.header("connection")),
+            ("7", connection),
+            "{response:?}"
+        );
     }
     assert_eq!(
-        tokio::time::timeout(DEADLINE, kept.read_u8()).await.unwrap().unwrap_err().kind(),
+        tokio::time::timeout(TIMEOUT, kept.read_u8()).await.unwrap().unwrap_err().kind(),
         ErrorKind::UnexpectedEof
     );
-    // Others are still let in.
+    // New connections are still accepted.
     assert_eq!(server.get("/number/8").await.body, "8");
-    server.served.abort();
+    server.task.abort();
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_named() {
-    let taken = bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = taken.local_addr().unwrap();
+async fn the_error_names_a_port_in_use() {
+    let bound = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = bound.local_addr().unwrap();
     let error = format!("{:#}", bind(address).unwrap_err());
     assert!(error.contains(&address.to_string()) && error.contains("in use"), "{error}");
 }

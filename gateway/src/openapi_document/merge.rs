@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use service_kit::http::HeaderLimits;
-use service_kit::http::openapi::{self, answers, headers};
+use service_kit::http::openapi::{self, headers, responses};
 use utoipa::OpenApi;
 
 use crate::{HEADER_LIMITS, docs};
@@ -43,12 +43,12 @@ pub(crate) struct Contradiction(String);
 pub(crate) fn merge(documents: impl Iterator<Item = Value>) -> Result<Value, Contradiction> {
     let mut merged = openapi::document(GatewayDocument::openapi());
     for mut document in documents {
-        for operation in answers::operations(&mut document) {
-            if !answers::is_for_operators(operation) {
-                GATEWAY_ERRORS.iter().for_each(|status| answers::add_error(operation, *status));
+        for operation in responses::operations(&mut document) {
+            if !responses::is_for_operators(operation) {
+                GATEWAY_ERRORS.iter().for_each(|status| responses::add_error(operation, *status));
             }
         }
-        answers::add_components(&mut document, GATEWAY_ERRORS);
+        responses::add_components(&mut document, GATEWAY_ERRORS);
         merge_objects(&mut merged["paths"], &mut document["paths"], "paths")?;
         merge_components(&mut merged, &mut document)?;
         merge_tags(&mut merged, &document)?;

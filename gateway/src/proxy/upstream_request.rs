@@ -37,7 +37,7 @@ impl UpstreamRequest {
         body: Option<Bytes>,
     ) -> Self {
         let retryable = is_retryable(&method, &headers, body.as_deref().unwrap_or_default());
-        let wait = Wait::of(&headers);
+        let wait = Wait::from_headers(&headers);
         Self { method, path_and_query, headers, body, retryable, wait }
     }
 
@@ -50,7 +50,7 @@ impl UpstreamRequest {
     /// the client's other preferences, which no service heeds.
     pub(super) fn shorten_wait(&mut self, elapsed: Duration) {
         if let Some(wait) = self.wait
-            && let Ok(rest) = HeaderValue::from_str(&wait.after(elapsed).to_string())
+            && let Ok(rest) = HeaderValue::from_str(&wait.remaining_after(elapsed).to_string())
         {
             self.headers.insert(PREFER, rest);
         }

@@ -1,4 +1,4 @@
-//! A request's JSON body, refused with what is wrong with it.
+//! Reads a request's JSON body; the problem for an invalid one says what is wrong.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -15,18 +15,18 @@ use serde_json::error::Category;
 
 use crate::http::problem::Problem;
 
-/// The largest body taken, in bytes.
+/// The largest body accepted, in bytes.
 pub const BODY_LIMIT: usize = 64 * 1024;
 
-/// How long a client may take to send its body. Less than the request's own limit, so that a slow client is
-/// told that it was slow (408), and not that we are (503).
+/// How long a client may take to send its body. Less than the request's own limit, so that a slow client gets 408 (the
+/// client is too slow) and not 503 (the server is).
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Extracts a JSON body.
 ///
 /// 413 over [`BODY_LIMIT`]; 415 unless `Content-Type` is `application/json` or `…+json`, and for any
-/// `Content-Encoding`; 400 for what is not
-/// UTF-8, not JSON, or not a `T`, the latter with a pointer to the field; 408 after [`BODY_TIMEOUT`].
+/// `Content-Encoding`; 400 for a body that is not UTF-8, not JSON, or not a `T`, the last with a pointer to the field;
+/// 408 after [`BODY_TIMEOUT`].
 #[derive(Debug)]
 pub struct Json<T>(pub T);
 
@@ -35,21 +35,20 @@ impl<T: DeserializeOwned> FromRequest for Json<T> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
 
     fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let (media_type, uncoded) = (is_json(req), is_uncoded(req));
-        let declared = declared_length(req);
+        let header_check = check_content_type(req).and_then(|()| check_content_encoding(req));
+        let content_length = content_length(req);
         let payload = payload.take();
         Box::pin(async move {
-            media_type?;
-            uncoded?;
-            parse(&read(payload, declared).await?).map(Json)
+            header_check?;
+            parse(&read(payload, content_length).await?).map(Json)
         })
     }
 }
 
-/// The whole body, within [`BODY_LIMIT`] and [`BODY_TIMEOUT`]. `declared` is what `Content-Length` says:
-/// what is too large is then refused unread.
-pub async fn read(payload: Payload, declared: Option<u64>) -> Result<Bytes, Problem> {
-    if declared.is_some_and(|length| length > BODY_LIMIT as u64) {
+/// Reads the whole body, within [`BODY_LIMIT`] and [`BODY_TIMEOUT`]. A body whose `content_length` is too large is
+/// rejected unread.
+pub async fn read(payload: Payload, content_length: Option<u64>) -> Result<Bytes, Problem> {
+    if content_length.is_some_and(|length| length > BODY_LIMIT as u64) {
         return Err(too_large());
     }
     tokio::time::timeout(BODY_TIMEOUT, collect(payload)).await.unwrap_or_else(|_| {
@@ -57,9 +56,9 @@ pub async fn read(payload: Payload, declared: Option<u64>) -> Result<Bytes, Prob
     })
 }
 
-/// What `Content-Length` says.
+/// The value of `Content-Length`.
 #[must_use]
-pub fn declared_length(req: &HttpRequest) -> Option<u64> {
+pub fn content_length(req: &HttpRequest) -> Option<u64> {
     req.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
@@ -82,20 +81,21 @@ fn too_large() -> Problem {
     Problem::payload_too_large(format!("a body has at most {BODY_LIMIT} bytes"))
 }
 
-fn is_json(req: &HttpRequest) -> Result<(), Problem> {
-    let given = req.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
-    let essence = given.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let suffixed = essence.strip_suffix("+json").and_then(|rest| rest.split_once('/'));
-    if essence == "application/json"
-        || suffixed.is_some_and(|(kind, tree)| !kind.is_empty() && !tree.is_empty())
+fn check_content_type(req: &HttpRequest) -> Result<(), Problem> {
+    let value = req.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+    let media_type =
+        value.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let before_suffix = media_type.strip_suffix("+json").and_then(|rest| rest.split_once('/'));
+    if media_type == "application/json"
+        || before_suffix.is_some_and(|(kind, subtype)| !kind.is_empty() && !subtype.is_empty())
     {
         return Ok(());
     }
     Err(Problem::unsupported_media_type("Content-Type must be application/json"))
 }
 
-/// Bodies are small, and nobody has to guess how large one grows: none is taken compressed.
-fn is_uncoded(req: &HttpRequest) -> Result<(), Problem> {
+/// Compressed bodies are rejected: bodies are small, and a compressed one could expand to any size.
+fn check_content_encoding(req: &HttpRequest) -> Result<(), Problem> {
     let codings = req.headers().get_all(header::CONTENT_ENCODING);
     if codings.into_iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Ok(());
@@ -104,23 +104,23 @@ fn is_uncoded(req: &HttpRequest) -> Result<(), Problem> {
         .with_header(header::ACCEPT_ENCODING, "identity"))
 }
 
-/// Reads `bytes` as a `T`; the problem points at what is wrong.
+/// Parses `bytes` as a `T`; the problem points to the invalid field.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         Problem::bad_request(format!("the body is not UTF-8 at byte {}", error.valid_up_to()))
     })?;
     if !text.trim_ascii_start().starts_with('{') {
-        // serde would take a list for a struct, by position.
+        // serde would also accept an array for a struct, by position.
         serde_json::from_str::<IgnoredAny>(text).map_err(|error| not_json(&error))?;
         return Err(Problem::bad_request("the body must be a JSON object"));
     }
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| refused(&error))?;
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| invalid(&error))?;
     deserializer.end().map_err(|error| not_json(&error))?;
     Ok(value)
 }
 
-fn refused(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
+fn invalid(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
     let cause = error.inner();
     if cause.classify() != Category::Data {
         return not_json(cause);
@@ -128,15 +128,15 @@ fn refused(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
     let mut pointer = pointer(error.path());
     let message = cause.to_string();
     let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
-    // serde reports these at the object, not at the field.
-    for (start, detail) in [
+    // serde reports these for the object, not for the field.
+    for (prefix, detail) in [
         ("missing field `", "is missing"),
         ("duplicate field `", "stands twice"),
         ("unknown field `", "is unknown"),
     ] {
-        if let Some((name, _)) = message.strip_prefix(start).and_then(|rest| rest.split_once('`')) {
-            if pointer.rsplit('/').next() != Some(&*escape(name)) {
-                pointer = format!("{pointer}/{}", escape(name));
+        if let Some((name, _)) = message.strip_prefix(prefix).and_then(|rest| rest.split_once('`')) {
+            if pointer.rsplit('/').next() != Some(&*escape_pointer(name)) {
+                pointer = format!("{pointer}/{}", escape_pointer(name));
             }
             return Problem::bad_field(pointer, detail);
         }
@@ -153,15 +153,15 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
     path.iter()
         .map(|segment| match segment {
             Segment::Seq { index } => format!("/{index}"),
-            Segment::Map { key } => format!("/{}", escape(key)),
-            Segment::Enum { variant } => format!("/{}", escape(variant)),
+            Segment::Map { key } => format!("/{}", escape_pointer(key)),
+            Segment::Enum { variant } => format!("/{}", escape_pointer(variant)),
             Segment::Unknown => String::new(),
         })
         .collect()
 }
 
-/// RFC 6901.
-fn escape(name: &str) -> String {
+/// Escapes a name for a JSON pointer (RFC 6901).
+fn escape_pointer(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
 
@@ -174,14 +174,14 @@ mod tests {
     use super::*;
     use crate::{
         http::problem::PROBLEM_JSON,
-        http::validation::{Number, StringOrNumber},
+        http::validation::{IntegerOrString, StringOrNumber},
     };
 
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Order {
         movie_name: String,
-        count: Number,
+        count: IntegerOrString,
         user_id: Option<StringOrNumber>,
     }
 
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn takes_numbers_as_text_and_text_as_numbers() {
+    async fn numbers_may_come_as_text_and_text_as_numbers() {
         for content_type in
             ["application/json", "Application/JSON; charset=utf-8", "application/merge-patch+json"]
         {
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn points_at_each_bad_field() {
+    async fn problems_point_to_the_invalid_field() {
         for (body, pointer, detail) in [
             (r#"{"movieName":"x"}"#, "/count", "is missing"),
             (r#"{"movieName":"x","count":1,"count":2}"#, "/count", "stands twice"),
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn refuses_what_is_not_json() {
+    async fn bodies_that_are_not_json_are_rejected() {
         let deep = "[".repeat(10_000);
         let deeper = format!(r#"{{"ignored":{deep}"#);
         for (body, detail) in [
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn refuses_other_media_types() {
+    async fn other_media_types_are_rejected() {
         for content_type in
             ["text/plain", "", "application/x-www-form-urlencoded", "json", "+json", "a/+json"]
         {
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn refuses_compressed_bodies() {
+    async fn compressed_bodies_are_rejected() {
         let app = test::init_service(App::new().route("/", web::post().to(handler))).await;
         for (coding, status) in [("gzip", 415), ("br, gzip", 415), ("", 415), ("identity", 400)] {
             let request = test::TestRequest::post()
@@ -292,23 +292,23 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_declared_length_is_refused_unread() {
+    async fn a_content_length_over_the_limit_is_rejected_unread() {
         let problem = read(Payload::None, Some(BODY_LIMIT as u64 + 1)).await.unwrap_err();
         assert_eq!(problem.status(), 413);
     }
 
     #[actix_web::test]
-    async fn the_limit_holds_over_all_pieces() {
-        let pieces = |lengths: [usize; 2]| {
-            let pieces = lengths.map(|length| Ok(Bytes::from(vec![b'x'; length])));
-            Payload::from(Box::pin(futures_util::stream::iter(pieces)) as Pin<Box<_>>)
+    async fn the_limit_applies_to_all_chunks_together() {
+        let payload = |lengths: [usize; 2]| {
+            let chunks = lengths.map(|length| Ok(Bytes::from(vec![b'x'; length])));
+            Payload::from(Box::pin(futures_util::stream::iter(chunks)) as Pin<Box<_>>)
         };
-        assert_eq!(read(pieces([BODY_LIMIT - 1, 1]), None).await.unwrap().len(), BODY_LIMIT);
-        assert_eq!(read(pieces([BODY_LIMIT, 1]), None).await.unwrap_err().status(), 413);
+        assert_eq!(read(payload([BODY_LIMIT - 1, 1]), None).await.unwrap().len(), BODY_LIMIT);
+        assert_eq!(read(payload([BODY_LIMIT, 1]), None).await.unwrap_err().status(), 413);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_never_comes_is_a_timeout() {
+    async fn a_body_that_never_arrives_is_a_timeout() {
         let stream = futures_util::stream::pending::<Result<Bytes, PayloadError>>();
         let problem = read(Payload::from(Box::pin(stream) as Pin<Box<_>>), None).await.unwrap_err();
         assert_eq!(problem.status(), 408);

@@ -1,12 +1,12 @@
-//! The bytes of a connection, where actix answers by itself.
+//! Wraps each connection's socket, for the cases that actix handles without calling a route.
 //!
-//! What can't be parsed as HTTP (a broken request line, ambiguous framing, a head that is too large or too
-//! slow) never reaches a route: actix-http answers it with a bare status line and closes, and offers no hook
-//! to say more. The contract promises a problem for every error, so [`ConnectionGuard`] stands between actix and the
-//! socket, knows such an answer by its shape, and writes the problem in its stead.
+//! A request that can't be parsed as HTTP (a broken request line, ambiguous framing, a head that is too large or too
+//! slow) never reaches a route: actix-http answers with a bare status line and closes the connection, and it offers no
+//! hook to send more. The API promises a problem for every error, so [`ConnectionGuard`] sits between actix and the
+//! socket, recognizes such a bare response by its shape, and writes a problem instead.
 //!
-//! It also bounds what actix leaves open: a client that starts a request on a connection already used and
-//! never finishes its head.
+//! It also adds a time limit that actix lacks: for a client that starts a second request on a connection and never
+//! finishes its head.
 
 use std::{
     io,
@@ -22,77 +22,92 @@ use tokio::{
 };
 
 use crate::{
+    http::header_limits::{HeaderLimits, TARGET_MAX},
     http::problem::{PROBLEM_JSON, Problem},
-    http::{
-        header_limits::{HeaderLimits, TARGET_MAX},
-        security_headers::SECURITY_HEADERS,
-    },
+    http::security_headers::SECURITY_HEADERS,
 };
 
-/// How long a request that was begun may go without a byte of an answer. Longer than any handler may take.
-const SILENCE_LIMIT: Duration = Duration::from_secs(20);
+/// How long a request may wait for the first byte of its response. Longer than any handler may take.
+const RESPONSE_LIMIT: Duration = Duration::from_secs(20);
 
-/// How long nothing at all may happen after a byte of an answer. Longer than the server's keep-alive, and than a
-/// stream of events may be without a sign of life.
+/// How long a connection may be idle after a byte of a response. Longer than the server's keep-alive, and longer than
+/// the interval between two heartbeats of an event stream.
 const IDLE_LIMIT: Duration = Duration::from_secs(90);
 
-/// How long, and for how many bytes, a refused client is listened to, so that it can read why: closing on
-/// unread bytes resets the connection, and with it the answer.
+/// How long, and for how many bytes, to keep reading after an error response. Closing a socket that holds unread bytes
+/// resets the connection, and the client would lose the response.
 const LINGER_LIMIT: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// A first line that is longer than this was refused for its length: a good one of the longest target is shorter.
-const LINE_MAX: usize = 2 * TARGET_MAX;
+/// A rejected request whose first line is longer than this was rejected for its length: a valid line with the longest
+/// target is shorter.
+const REQUEST_LINE_MAX: usize = 2 * TARGET_MAX;
 
-/// The last line of every head.
+/// The end of every head.
 const HEAD_END: &[u8] = b"\r\n\r\n";
 
-/// A connection, between actix and its socket.
+/// A socket, as actix reads and writes it.
 pub(crate) struct ConnectionGuard<T> {
     io: T,
-    /// When to give up; there is none until the first bytes, which actix itself waits for.
+    /// When reading fails with a timeout. Unset until the first bytes: actix itself limits that wait.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// Bytes of a request have come, and none of an answer have gone since.
-    asked: bool,
-    /// The first line of what was asked: its bytes so far, and whether it has ended.
-    line: (usize, bool),
-    bounds: HeaderLimits,
-    refusal: Option<Refusal>,
+    /// Bytes of a request have arrived, and no byte of a response has been written since.
+    awaiting_response: bool,
+    request_line: RequestLine,
+    limits: HeaderLimits,
+    error_response: Option<ErrorResponse>,
 }
 
-/// The problem that is being written in place of actix's bare answer.
-struct Refusal {
+/// How much of a request's first line has arrived.
+#[derive(Clone, Copy, Default)]
+struct RequestLine {
+    bytes: usize,
+    is_complete: bool,
+}
+
+/// A problem that replaces actix's bare response while it is being written.
+struct ErrorResponse {
     bytes: Vec<u8>,
     written: usize,
-    /// How many of actix's bytes it stands for.
-    replaces: usize,
+    /// How many of actix's bytes it replaces.
+    replaced_bytes: usize,
     linger: Option<Pin<Box<Sleep>>>,
     lingered_bytes: usize,
 }
 
 impl<T> ConnectionGuard<T> {
-    pub(crate) fn new(io: T, bounds: HeaderLimits) -> Self {
-        Self { io, deadline: None, asked: false, line: (0, false), bounds, refusal: None }
+    pub(crate) fn new(io: T, limits: HeaderLimits) -> Self {
+        Self {
+            io,
+            deadline: None,
+            awaiting_response: false,
+            request_line: RequestLine::default(),
+            limits,
+            error_response: None,
+        }
     }
 
-    /// Bytes of a request have come.
-    fn received(&mut self, bytes: &[u8]) {
-        // Only the first bytes start the clock: dripping more of them gains no time.
-        if !std::mem::replace(&mut self.asked, true) {
-            self.line = (0, false);
-            self.set_deadline(SILENCE_LIMIT);
+    /// Records the arrival of a request's bytes.
+    fn on_received(&mut self, bytes: &[u8]) {
+        // Only the first bytes set the deadline: sending the rest slowly doesn't extend it.
+        if !std::mem::replace(&mut self.awaiting_response, true) {
+            self.request_line = RequestLine::default();
+            self.set_deadline(RESPONSE_LIMIT);
         }
-        if let (length, false) = self.line {
+        let line = &mut self.request_line;
+        if !line.is_complete {
             let end = bytes.iter().position(|byte| *byte == b'\n');
-            self.line = (length + end.unwrap_or(bytes.len()), end.is_some());
+            line.bytes += end.unwrap_or(bytes.len());
+            line.is_complete = end.is_some();
         }
     }
 
-    /// The parser doesn't tell a target that is too long from one that is none, or from headers that are too large.
-    fn reason(&self, status: StatusCode) -> StatusCode {
+    /// Corrects the parser's status: it reports a target that is too long as an invalid target or as headers that are
+    /// too large.
+    fn corrected_status(&self, status: StatusCode) -> StatusCode {
         match status {
             StatusCode::BAD_REQUEST | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
-                if self.line.0 > LINE_MAX =>
+                if self.request_line.bytes > REQUEST_LINE_MAX =>
             {
                 StatusCode::URI_TOO_LONG
             }
@@ -111,13 +126,13 @@ impl<T> ConnectionGuard<T> {
 impl<T: AsyncRead + Unpin> AsyncRead for ConnectionGuard<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let before = buf.filled().len();
+        let filled_before = buf.filled().len();
         match Pin::new(&mut this.io).poll_read(cx, buf) {
-            Poll::Ready(outcome) => {
-                if buf.filled().len() > before {
-                    this.received(&buf.filled()[before..]);
+            Poll::Ready(result) => {
+                if buf.filled().len() > filled_before {
+                    this.on_received(&buf.filled()[filled_before..]);
                 }
-                Poll::Ready(outcome)
+                Poll::Ready(result)
             }
             Poll::Pending => {
                 if let Some(deadline) = &mut this.deadline {
@@ -133,18 +148,18 @@ impl<T: AsyncRead + Unpin> AsyncRead for ConnectionGuard<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ConnectionGuard<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.asked = false;
+        this.awaiting_response = false;
         this.set_deadline(IDLE_LIMIT);
-        if let Some(refusal) = &mut this.refusal {
-            return refusal.poll(&mut this.io, cx);
+        if let Some(response) = &mut this.error_response {
+            return response.poll(&mut this.io, cx);
         }
-        match bare_error(buf) {
+        match find_bare_error(buf) {
             None => Pin::new(&mut this.io).poll_write(cx, buf),
-            // Answers to earlier requests first, as they are.
+            // The responses to earlier requests go first, unchanged.
             Some((start, _)) if start > 0 => Pin::new(&mut this.io).poll_write(cx, &buf[..start]),
             Some((_, status)) => {
-                let refusal = Refusal::new(this.reason(status), &this.bounds, buf.len());
-                this.refusal.insert(refusal).poll(&mut this.io, cx)
+                let response = ErrorResponse::new(this.corrected_status(status), &this.limits, buf.len());
+                this.error_response.insert(response).poll(&mut this.io, cx)
             }
         }
     }
@@ -158,9 +173,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ConnectionGuard<T> {
     }
 }
 
-impl Refusal {
-    fn new(status: StatusCode, bounds: &HeaderLimits, replaces: usize) -> Self {
-        let problem = Problem::for_status(status, detail(status, bounds));
+impl ErrorResponse {
+    fn new(status: StatusCode, limits: &HeaderLimits, replaced_bytes: usize) -> Self {
+        let problem = Problem::for_status(status, detail(status, limits));
         let body = problem.body();
         let security: String =
             SECURITY_HEADERS.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -171,10 +186,10 @@ impl Refusal {
             body.len(),
         );
         let bytes = (head + &body).into_bytes();
-        Self { bytes, written: 0, replaces, linger: None, lingered_bytes: 0 }
+        Self { bytes, written: 0, replaced_bytes, linger: None, lingered_bytes: 0 }
     }
 
-    /// Writes the problem, then lingers, then says that actix's bytes are written.
+    /// Writes the problem, keeps reading for a while, and then reports actix's bytes as written.
     fn poll(
         &mut self,
         io: &mut (impl AsyncRead + AsyncWrite + Unpin),
@@ -186,38 +201,37 @@ impl Refusal {
                 written => self.written += written,
             }
         }
-        // The client sees the end of the answer, whatever it still sends.
+        // The client sees the end of the response even if it is still sending.
         ready!(Pin::new(&mut *io).poll_shutdown(cx))?;
         let linger = self.linger.get_or_insert_with(|| Box::pin(sleep(LINGER_LIMIT)));
-        let mut space = [0; 8192];
+        let mut buffer = [0; 8192];
         while self.lingered_bytes < LINGER_BYTES_MAX && linger.as_mut().poll(cx).is_pending() {
-            let mut unread = ReadBuf::new(&mut space);
-            match ready!(Pin::new(&mut *io).poll_read(cx, &mut unread)) {
-                Ok(()) if !unread.filled().is_empty() => self.lingered_bytes += unread.filled().len(),
+            let mut discarded = ReadBuf::new(&mut buffer);
+            match ready!(Pin::new(&mut *io).poll_read(cx, &mut discarded)) {
+                Ok(()) if !discarded.filled().is_empty() => self.lingered_bytes += discarded.filled().len(),
                 Ok(()) | Err(_) => break,
             }
         }
-        Poll::Ready(Ok(self.replaces))
+        Poll::Ready(Ok(self.replaced_bytes))
     }
 }
 
-/// What is told to a client whose request never reached a route.
-fn detail(status: StatusCode, bounds: &HeaderLimits) -> String {
+/// The problem's detail for a request that never reached a route.
+fn detail(status: StatusCode, limits: &HeaderLimits) -> String {
     match status {
         StatusCode::BAD_REQUEST => "the bytes received are not a valid HTTP/1.1 request".to_owned(),
         StatusCode::REQUEST_TIMEOUT => "the request's head did not arrive in time".to_owned(),
         StatusCode::URI_TOO_LONG => format!("a URL has at most {TARGET_MAX} bytes after its host"),
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => bounds.detail(),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => limits.detail(),
         _ => String::new(),
     }
 }
 
-/// Where in `buf` actix's own bare error starts, and its status.
+/// Finds actix's own bare error in `buf`: where it starts, and its status.
 ///
-/// It is always the last thing in the buffer: a head of an error without a body and without a
-/// `Content-Type`. Errors of ours have both; a JSON body can't hold a bare line break, so none is mistaken
-/// for a head.
-fn bare_error(buf: &[u8]) -> Option<(usize, StatusCode)> {
+/// It is always the last response in the buffer: the head of an error with neither a body nor a `Content-Type`. This
+/// server's own errors have both, and a JSON body can't contain a raw line break, so no body is mistaken for a head.
+fn find_bare_error(buf: &[u8]) -> Option<(usize, StatusCode)> {
     const START: &[u8] = b"HTTP/1.";
     if !buf.ends_with(HEAD_END) {
         return None;
@@ -229,9 +243,10 @@ fn bare_error(buf: &[u8]) -> Option<(usize, StatusCode)> {
     let ends_here =
         head.windows(HEAD_END.len()).position(|window| window == HEAD_END)? + HEAD_END.len() == head.len();
     let head = head.to_ascii_lowercase();
-    let has = |field: &[u8]| head.windows(field.len()).any(|window| window == field);
-    let bare = is_error && ends_here && has(b"\r\ncontent-length: 0\r\n") && !has(b"\r\ncontent-type:");
-    bare.then(|| StatusCode::from_bytes(code).ok().map(|status| (start, status))).flatten()
+    let contains = |text: &[u8]| head.windows(text.len()).any(|window| window == text);
+    let is_bare =
+        is_error && ends_here && contains(b"\r\ncontent-length: 0\r\n") && !contains(b"\r\ncontent-type:");
+    is_bare.then(|| StatusCode::from_bytes(code).ok().map(|status| (start, status))).flatten()
 }
 
 #[cfg(test)]
@@ -240,16 +255,19 @@ mod tests {
 
     use super::*;
 
-    const BARE: &[u8] =
+    const BARE_ERROR: &[u8] =
         b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\ndate: now\r\n\r\n";
-    const FINE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+    const OK_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
 
     #[test]
-    fn knows_a_bare_error_by_its_shape() {
-        assert_eq!(bare_error(BARE), Some((0, StatusCode::BAD_REQUEST)));
-        assert_eq!(bare_error(&[FINE, BARE].concat()), Some((FINE.len(), StatusCode::BAD_REQUEST)));
+    fn a_bare_error_is_recognized_by_its_shape() {
+        assert_eq!(find_bare_error(BARE_ERROR), Some((0, StatusCode::BAD_REQUEST)));
+        assert_eq!(
+            find_bare_error(&[OK_RESPONSE, BARE_ERROR].concat()),
+            Some((OK_RESPONSE.len(), StatusCode::BAD_REQUEST))
+        );
         for other in [
-            FINE,
+            OK_RESPONSE,
             b"",
             b"\r\n\r\n",
             b"HTTP/1.1 204 No Content\r\n\r\n",
@@ -257,22 +275,22 @@ mod tests {
             b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nContent-Type: application/problem+json\r\n\r\n",
             b"HTTP/1.1 404 Not Found\r\ncontent-length: 20\r\n\r\n",
             b"HTTP/1.1 40",
-            &BARE[..BARE.len() - 1],
+            &BARE_ERROR[..BARE_ERROR.len() - 1],
         ] {
-            assert_eq!(bare_error(other), None, "{}", String::from_utf8_lossy(other));
+            assert_eq!(find_bare_error(other), None, "{}", String::from_utf8_lossy(other));
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn writes_the_problem_after_earlier_answers() {
-        // Small, so that it takes many partial writes.
-        let (near, mut far) = duplex(16);
-        let mut wire = ConnectionGuard::new(near, HeaderLimits::default());
-        let writing = async {
-            wire.write_all(&[FINE, BARE].concat()).await.unwrap();
+    async fn the_problem_follows_earlier_responses() {
+        // Small, so that many partial writes are needed.
+        let (server, mut client) = duplex(16);
+        let mut connection = ConnectionGuard::new(server, HeaderLimits::default());
+        let write = async {
+            connection.write_all(&[OK_RESPONSE, BARE_ERROR].concat()).await.unwrap();
         };
         let mut text = String::new();
-        let both = async { tokio::join!(writing, far.read_to_string(&mut text)).1 };
+        let both = async { tokio::join!(write, client.read_to_string(&mut text)).1 };
         tokio::time::timeout(IDLE_LIMIT, both).await.expect("the connection is closed").unwrap();
         let rest = text.strip_prefix("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
         let (head, body) = rest.split_once("\r\n\r\n").unwrap();
@@ -285,36 +303,36 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_that_is_begun_must_be_ended() {
-        let (near, mut far) = duplex(1024);
-        let mut wire = ConnectionGuard::new(near, HeaderLimits::default());
-        let mut space = [0; 64];
-        far.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-        assert_ne!(wire.read(&mut space).await.unwrap(), 0);
-        wire.write_all(FINE).await.unwrap();
-        // Between requests there is more time.
-        tokio::time::timeout(SILENCE_LIMIT * 2, wire.read(&mut space)).await.unwrap_err();
+    async fn an_unfinished_request_times_out() {
+        let (server, mut client) = duplex(1024);
+        let mut connection = ConnectionGuard::new(server, HeaderLimits::default());
+        let mut buffer = [0; 64];
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        assert_ne!(connection.read(&mut buffer).await.unwrap(), 0);
+        connection.write_all(OK_RESPONSE).await.unwrap();
+        // Between requests the limit is longer.
+        tokio::time::timeout(RESPONSE_LIMIT * 2, connection.read(&mut buffer)).await.unwrap_err();
         let start = Instant::now();
-        far.write_all(b"GET / HT").await.unwrap();
-        assert_ne!(wire.read(&mut space).await.unwrap(), 0);
-        tokio::time::timeout(SILENCE_LIMIT / 2, wire.read(&mut space)).await.unwrap_err();
-        far.write_all(b"T").await.unwrap();
-        assert_ne!(wire.read(&mut space).await.unwrap(), 0);
-        let error = wire.read(&mut space).await.unwrap_err();
+        client.write_all(b"GET / HT").await.unwrap();
+        assert_ne!(connection.read(&mut buffer).await.unwrap(), 0);
+        tokio::time::timeout(RESPONSE_LIMIT / 2, connection.read(&mut buffer)).await.unwrap_err();
+        client.write_all(b"T").await.unwrap();
+        assert_ne!(connection.read(&mut buffer).await.unwrap(), 0);
+        let error = connection.read(&mut buffer).await.unwrap_err();
         assert_eq!(
             (error.kind(), start.elapsed().as_secs()),
-            (io::ErrorKind::TimedOut, SILENCE_LIMIT.as_secs())
+            (io::ErrorKind::TimedOut, RESPONSE_LIMIT.as_secs())
         );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_begun_before_the_last_answer_is_bounded_too() {
-        let (near, mut far) = duplex(1024);
-        let mut wire = ConnectionGuard::new(near, HeaderLimits::default());
-        far.write_all(b"GET / HTTP/1.1\r\n\r\nGET / HT").await.unwrap();
-        assert_ne!(wire.read(&mut [0; 64]).await.unwrap(), 0);
-        wire.write_all(FINE).await.unwrap();
-        let error = wire.read(&mut [0; 64]).await.unwrap_err();
+    async fn a_request_started_before_the_previous_response_times_out_too() {
+        let (server, mut client) = duplex(1024);
+        let mut connection = ConnectionGuard::new(server, HeaderLimits::default());
+        client.write_all(b"GET / HTTP/1.1\r\n\r\nGET / HT").await.unwrap();
+        assert_ne!(connection.read(&mut [0; 64]).await.unwrap(), 0);
+        connection.write_all(OK_RESPONSE).await.unwrap();
+        let error = connection.read(&mut [0; 64]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

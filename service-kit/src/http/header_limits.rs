@@ -1,4 +1,4 @@
-//! Bounds of a request's head, beyond what the parser checks.
+//! Limits of a request's head, beyond those that the parser checks.
 
 use actix_web::{
     dev::RequestHead,
@@ -11,12 +11,12 @@ use actix_web::{
 
 use crate::http::problem::Problem;
 
-/// The longest path and query taken, in bytes.
+/// The longest path and query accepted, in bytes.
 pub const TARGET_MAX: usize = 8 * 1024;
 
 /// How many header fields a request may have, and how large.
 ///
-/// The parser itself reads at most 96 fields, and heads of less than 128 KiB: bounds over that hold nothing.
+/// The parser itself reads at most 96 fields and heads of less than 128 KiB: larger limits have no effect.
 #[derive(Clone, Copy, Debug)]
 pub struct HeaderLimits {
     pub fields_max: usize,
@@ -25,8 +25,8 @@ pub struct HeaderLimits {
 }
 
 impl Default for HeaderLimits {
-    /// What the parser can read beside the longest target: more than the gateway takes, which adds fields of its
-    /// own on the way.
+    /// What the parser can read beside the longest target. The gateway's own limits are lower: it adds fields to the
+    /// requests that it forwards.
     fn default() -> Self {
         Self { fields_max: 96, bytes_max: 112 * 1024 }
     }
@@ -45,12 +45,14 @@ impl HeaderLimits {
                 "a URL has at most {TARGET_MAX} bytes after its host"
             )));
         }
-        // An authority alone, or a name without a slash, names no resource, whatever the method.
-        let whole = uri.path() == "*" && head.method == Method::OPTIONS;
-        if !(whole || uri.path().starts_with('/') && uri.scheme().is_some() == uri.authority().is_some()) {
+        // An authority alone, or a name without a slash, is no resource, whatever the method.
+        let is_whole_server = uri.path() == "*" && head.method == Method::OPTIONS;
+        if !(is_whole_server
+            || uri.path().starts_with('/') && uri.scheme().is_some() == uri.authority().is_some())
+        {
             return Err(Problem::bad_request("the request's target must be a path that starts with /"));
         }
-        if head.headers.get(header::HOST).is_some_and(|host| !is_host(host)) {
+        if head.headers.get(header::HOST).is_some_and(|host| !is_valid_host(host)) {
             return Err(Problem::bad_request("Host must be a name or an address, and perhaps a port"));
         }
         let bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
@@ -61,14 +63,14 @@ impl HeaderLimits {
     }
 }
 
-/// An empty one is HTTP's way to say that there is none.
-fn is_host(value: &HeaderValue) -> bool {
+/// An empty `Host` is valid: it means that the target has no host.
+fn is_valid_host(value: &HeaderValue) -> bool {
     if value.is_empty() {
         return true;
     }
     let Ok(authority) = Authority::try_from(value.as_bytes()) else { return false };
     let (text, host) = (authority.as_str(), authority.host());
-    // What the parser keeps before the host is a user's name, which belongs into no Host.
+    // Text before the host is user information, which `Host` must not contain.
     text.strip_prefix(host).is_some_and(|port| {
         !host.is_empty() && port.trim_start_matches(|c: char| c.is_ascii_digit() || c == ':').is_empty()
     })
@@ -81,13 +83,13 @@ mod tests {
     use super::*;
 
     fn status(request: TestRequest) -> Option<u16> {
-        let bounds = HeaderLimits { fields_max: 3, bytes_max: 100 };
+        let limits = HeaderLimits { fields_max: 3, bytes_max: 100 };
         let request = request.to_srv_request();
-        bounds.check(request.head()).err().map(|problem| problem.status().as_u16())
+        limits.check(request.head()).err().map(|problem| problem.status().as_u16())
     }
 
     #[test]
-    fn the_bounds_are_exact() {
+    fn the_limits_are_exact() {
         let target = |length: usize| TestRequest::with_uri(&format!("/{}", "x".repeat(length - 1)));
         assert_eq!(status(target(TARGET_MAX)), None);
         assert_eq!(status(target(TARGET_MAX + 1)), Some(414));

@@ -1,7 +1,7 @@
-//! Whether the process lives, and whether it should be sent requests.
+//! Whether the process is ready for requests: its database can be reached, and it isn't draining.
 //!
-//! Liveness never looks at a dependency: a broker that is away must not restart every service. Readiness is the
-//! service's own pool and the draining flag.
+//! Liveness never checks a dependency: an outage of the broker must not restart every service. Nor does readiness check
+//! more than the service's own connection pool.
 
 use std::{
     sync::{
@@ -13,12 +13,12 @@ use std::{
 
 use futures_util::future::BoxFuture;
 
-/// How long the probe may take, below the second that Kubernetes waits.
+/// How long the probe may take: less than the second that Kubernetes waits.
 const PROBE_LIMIT: Duration = Duration::from_millis(800);
 
 type Probe = dyn Fn() -> BoxFuture<'static, bool> + Send + Sync;
 
-/// Shared by the server and whatever drains it.
+/// Readiness, shared by the server and its routes.
 #[derive(Clone)]
 pub struct Health {
     draining: Arc<AtomicBool>,
@@ -26,24 +26,24 @@ pub struct Health {
 }
 
 impl Health {
-    /// Ready until it drains.
+    /// Ready until the process drains.
     #[must_use]
     pub fn new() -> Self {
         Self::with_probe(|| Box::pin(async { true }))
     }
 
-    /// Ready while `probe` says so and it doesn't drain. A probe that takes too long says no.
+    /// Ready while `probe` returns true in time and the process doesn't drain.
     #[must_use]
     pub fn with_probe(probe: impl Fn() -> BoxFuture<'static, bool> + Send + Sync + 'static) -> Self {
         Self { draining: Arc::default(), probe: Arc::new(probe) }
     }
 
-    /// From now on not ready, for good.
+    /// Starts the drain: the process never becomes ready again.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// Whether it drains.
+    /// Whether the process drains.
     #[must_use]
     pub fn draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
@@ -51,7 +51,7 @@ impl Health {
 
     /// # Errors
     ///
-    /// Why it is not ready.
+    /// The reason, if the process is not ready.
     pub async fn ready(&self) -> Result<(), &'static str> {
         if self.draining() {
             return Err("draining");
@@ -75,16 +75,16 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn ready_while_the_probe_says_so() {
+    async fn readiness_follows_the_probe() {
         assert_eq!(Health::new().ready().await, Ok(()));
-        let away = Health::with_probe(|| Box::pin(async { false }));
-        assert_eq!(away.ready().await, Err("the database is away"));
-        let hangs = Health::with_probe(|| Box::pin(std::future::pending()));
-        assert_eq!(hangs.ready().await, Err("the database does not answer"));
+        let unreachable = Health::with_probe(|| Box::pin(async { false }));
+        assert_eq!(unreachable.ready().await, Err("the database is away"));
+        let hanging = Health::with_probe(|| Box::pin(std::future::pending()));
+        assert_eq!(hanging.ready().await, Err("the database does not answer"));
     }
 
     #[tokio::test]
-    async fn draining_is_for_good_and_for_all_clones() {
+    async fn draining_is_permanent_and_shared_by_all_clones() {
         let health = Health::new();
         health.clone().drain();
         assert_eq!(health.ready().await, Err("draining"));

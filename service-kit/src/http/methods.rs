@@ -1,7 +1,7 @@
-//! What every resource takes beside what its routes say: HEAD wherever GET is, and OPTIONS.
+//! `HEAD` for every resource that has `GET`, and `OPTIONS` for all.
 //!
-//! Routes name the methods that do something. actix answers 405 with those in `Allow`; from that answer come both
-//! the whole `Allow` and the answer to OPTIONS, so there is no second list that could be wrong.
+//! Routes name only their other methods. For a method without a route, actix responds 405 with those in `Allow`. Both
+//! the full `Allow` and the response to OPTIONS are derived from that response, so no second list can disagree.
 
 use std::{
     convert::Infallible,
@@ -21,68 +21,75 @@ use actix_web::{
     web::Bytes,
 };
 
-/// The order of `Allow`.
-const ORDER: [Method; 7] =
+use crate::http::middleware;
+
+/// The order of the methods in `Allow`.
+const ALLOW_ORDER: [Method; 7] =
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 
-/// A request that came as HEAD and is routed as GET.
+/// Marks a HEAD request that is routed as GET.
 #[derive(Clone, Copy)]
-struct Head;
+struct RoutedAsGet;
 
-/// The method that the client used: routes see a HEAD as the GET whose headers it asks for.
+/// The method that the client used. To routes, a HEAD looks like the GET that it asks the headers of.
 #[must_use]
-pub fn method(req: &HttpRequest) -> Method {
-    if req.extensions().contains::<Head>() { Method::HEAD } else { req.method().clone() }
+pub fn client_method(req: &HttpRequest) -> Method {
+    if req.extensions().contains::<RoutedAsGet>() { Method::HEAD } else { req.method().clone() }
 }
 
-/// Around the routes.
-pub(super) async fn complete(mut req: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse, Error> {
+/// Middleware: adds HEAD and OPTIONS to the routes.
+pub(super) async fn add_head_and_options(
+    mut req: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse, Error> {
     let method = req.method().clone();
-    // Of the server as a whole there is nothing to say but that it is there (RFC 9110, 9.3.7).
+    // For the server as a whole, OPTIONS only serves as a ping (RFC 9110, 9.3.7).
     if method == Method::OPTIONS && req.uri().path() == "*" {
         return Ok(req.into_response(HttpResponse::NoContent().finish()));
     }
     if method == Method::HEAD {
         req.head_mut().method = Method::GET;
-        req.extensions_mut().insert(Head);
+        req.extensions_mut().insert(RoutedAsGet);
     }
     let mut response = next.call(req).await?;
-    if let Some(allow) = allowed(response.status(), response.headers()) {
+    if let Some(allow) = full_allow(response.status(), response.headers()) {
         if method == Method::OPTIONS {
-            response = super::middleware::replace_response(response, HttpResponse::NoContent().finish());
+            response = middleware::replace_response(response, HttpResponse::NoContent().finish());
         }
         response.headers_mut().insert(header::ALLOW, allow);
     }
     if method == Method::HEAD {
-        response = response.map_body(|_, body| BoxBody::new(Unsent(body.size())));
+        response = response.map_body(|_, body| BoxBody::new(OmittedBody(body.size())));
     }
     Ok(response)
 }
 
-/// The whole `Allow` of a 405.
-fn allowed(status: StatusCode, headers: &HeaderMap) -> Option<HeaderValue> {
+/// The full `Allow` of a 405.
+fn full_allow(status: StatusCode, headers: &HeaderMap) -> Option<HeaderValue> {
     if status != StatusCode::METHOD_NOT_ALLOWED {
         return None;
     }
-    let routes: Vec<&str> = headers
+    let routed: Vec<&str> = headers
         .get_all(header::ALLOW)
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .map(str::trim)
         .collect();
-    let takes = |method: &Method| match *method {
+    let is_allowed = |method: &Method| match *method {
         Method::OPTIONS => true,
-        Method::HEAD => routes.contains(&"GET") || routes.contains(&"HEAD"),
-        _ => routes.contains(&method.as_str()),
+        Method::HEAD => routed.contains(&"GET") || routed.contains(&"HEAD"),
+        _ => routed.contains(&method.as_str()),
     };
-    let all: Vec<&str> = ORDER.iter().filter(|method| takes(method)).map(Method::as_str).collect();
-    HeaderValue::from_str(&all.join(", ")).ok()
+    let allowed: Vec<&str> =
+        ALLOW_ORDER.iter().filter(|method| is_allowed(method)).map(Method::as_str).collect();
+    HeaderValue::from_str(&allowed.join(", ")).ok()
 }
 
-/// What a body's headers say of it, without the body: what would produce it ends here, an endless stream too.
-struct Unsent(BodySize);
+/// An empty body that reports the size of the one it replaces, for `Content-Length`. The replaced body is dropped, so
+/// an endless stream ends.
+struct OmittedBody(BodySize);
 
-impl MessageBody for Unsent {
+impl MessageBody for OmittedBody {
     type Error = Infallible;
 
     fn size(&self) -> BodySize {

@@ -1,4 +1,4 @@
-//! The middleware around every route.
+//! The outermost middleware: request ids, spans, metrics, and problems for all errors.
 
 use std::time::Instant;
 
@@ -27,14 +27,14 @@ use crate::{
     },
 };
 
-/// Names one request in logs and answers; kept from hop to hop.
+/// Identifies a request in logs and responses; passed on from hop to hop.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Longest request id kept, in bytes.
+/// The longest request id that is accepted from a client, in bytes.
 const REQUEST_ID_MAX: usize = 128;
 
-/// The outermost middleware: the request's span, its id, its metric, and every error as a problem. A request whose head
-/// is out of bounds goes no further.
+/// Adds the request's span, id and metrics, and turns every error into a problem. A request whose head exceeds the
+/// limits is rejected here.
 pub(super) async fn observe(
     metrics: Metrics,
     health: Health,
@@ -47,16 +47,16 @@ pub(super) async fn observe(
     let method = req.method().clone();
     let route = req.match_pattern();
     let request_id = request_id(req.headers());
-    let checked = limits.check(req.head());
-    // The handler, and the gateway's upstream, see the same id.
+    let head_check = limits.check(req.head());
+    // The handler and the gateway's upstream see the same id.
     req.headers_mut().insert(X_REQUEST_ID, request_id.clone());
     let span = span(&req, route.as_deref(), &request_id);
 
-    let outcome = match checked {
+    let result = match head_check {
         Ok(()) => next.call(req).instrument(span.clone()).await,
         Err(problem) => Ok(req.into_response(problem.error_response())),
     };
-    with_problem(outcome, |response| {
+    finish_response(result, |response| {
         response.headers_mut().insert(X_REQUEST_ID, request_id);
         for (name, value) in SECURITY_HEADERS {
             if !response.headers().contains_key(&name) {
@@ -64,28 +64,29 @@ pub(super) async fn observe(
             }
         }
         if health.draining() {
-            // The client's next request is another's. One on a connection that we are about to close would be lost.
+            // The client's next request must go to another instance: on a connection that is about to close it would
+            // be lost.
             response.head_mut().set_connection_type(ConnectionType::Close);
         }
-        let (status, took) = (response.status(), start.elapsed());
-        metrics.observe_request(&method, route.as_deref(), status, took);
+        let (status, duration) = (response.status(), start.elapsed());
+        metrics.observe_request(&method, route.as_deref(), status, duration);
         span.record("http.response.status_code", status.as_u16());
         if status.is_server_error() {
             span.record("otel.status_code", "ERROR");
         }
-        tracing::debug!(parent: &span, status = status.as_u16(), took_ms = took.as_millis(), "answered");
+        tracing::debug!(parent: &span, status = status.as_u16(), took_ms = duration.as_millis(), "answered");
     })
 }
 
-/// Makes problems of the errors that actix answers by itself (bad paths, methods, payloads), and shows each
-/// answer to `finish`.
-fn with_problem(
-    outcome: Result<ServiceResponse, Error>,
+/// Replaces the errors that actix makes by itself (bad paths, methods, payloads) by problems, and calls `finish` with
+/// each response.
+fn finish_response(
+    result: Result<ServiceResponse, Error>,
     finish: impl FnOnce(&mut HttpResponse),
 ) -> Result<ServiceResponse, Error> {
-    match outcome {
+    match result {
         Ok(mut response) => {
-            if let Some(problem) = missing_problem(response.response()) {
+            if let Some(problem) = problem_for(response.response()) {
                 response = replace_response(response, problem.error_response());
             }
             finish(response.response_mut());
@@ -93,7 +94,7 @@ fn with_problem(
         }
         Err(error) => {
             let mut response = error.error_response();
-            if let Some(problem) = missing_problem(&response) {
+            if let Some(problem) = problem_for(&response) {
                 response = problem.error_response();
             }
             finish(&mut response);
@@ -102,19 +103,19 @@ fn with_problem(
     }
 }
 
-/// Another answer in place of one, with the headers that aren't about its body: some were put there on the way.
-pub(super) fn replace_response(response: ServiceResponse, mut other: HttpResponse) -> ServiceResponse {
-    let own = other.headers().clone();
+/// Replaces a response, and keeps those of its headers that don't describe the body: middleware may have added them.
+pub(super) fn replace_response(response: ServiceResponse, mut replacement: HttpResponse) -> ServiceResponse {
+    let new_headers = replacement.headers().clone();
     for (name, value) in response.headers() {
-        if !own.contains_key(name) && !name.as_str().starts_with("content-") {
-            other.headers_mut().append(name.clone(), value.clone());
+        if !new_headers.contains_key(name) && !name.as_str().starts_with("content-") {
+            replacement.headers_mut().append(name.clone(), value.clone());
         }
     }
-    response.into_response(other)
+    response.into_response(replacement)
 }
 
-/// The problem for an error answer that isn't one yet.
-fn missing_problem(response: &HttpResponse) -> Option<Problem> {
+/// The problem to replace an error response with, unless it is a problem already.
+fn problem_for(response: &HttpResponse) -> Option<Problem> {
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();
     let is_problem = response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value == PROBLEM_JSON);
@@ -135,7 +136,7 @@ fn missing_problem(response: &HttpResponse) -> Option<Problem> {
     })
 }
 
-/// The client's request id if it is fit for logs, else a new one.
+/// The client's request id if it can be logged safely, else a new one.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let is_loggable = |value: &&HeaderValue| {
         (1..=REQUEST_ID_MAX).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
@@ -145,7 +146,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     })
 }
 
-/// The request's span, a child of the client's. Probes and scrapes have none: they would be most of a trace store.
+/// The request's span, a child of the client's. Probes and scrapes get none: they would fill the trace store.
 fn span(req: &ServiceRequest, route: Option<&str>, request_id: &HeaderValue) -> Span {
     if matches!(req.path(), "/livez" | "/readyz" | "/metrics") {
         return Span::none();
@@ -167,8 +168,8 @@ fn span(req: &ServiceRequest, route: Option<&str>, request_id: &HeaderValue) -> 
     if let Some(parent) = parent {
         trace_context::set_parent(&span, &parent);
     }
-    if let Some(own) = trace_context::of_span(&span) {
-        span.record("trace.id", own.trace_id());
+    if let Some(context) = trace_context::from_span(&span) {
+        span.record("trace.id", context.trace_id());
     }
     span
 }

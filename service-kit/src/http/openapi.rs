@@ -1,11 +1,18 @@
-//! What a service says of itself: an OpenAPI 3.1 description, made from the types that it parses and shows.
+//! A service's OpenAPI 3.1 document, generated from the types that its handlers parse and return.
 //!
-//! A handler's annotation says what is its call's own. What follows from a call's shape (a body can be too large,
-//! a query can be wrong), and what all answers have in common, is added here, once: see [`answers`]. Bounds come
-//! from the constants that are checked, by the functions of [`schemas`] (`#[schema(schema_with = …)]`).
+//! # Layout
+//!
+//! A handler's annotation describes only what is specific to its operation.
+//!
+//! - [`responses`]: adds the errors that follow from an operation's parameters and body (a body can be too large, a
+//!   query can be invalid), and what all responses have in common.
+//! - [`headers`]: the response headers that mean the same everywhere.
+//! - [`schemas`]: schemas with bounds, from the constants that the handlers check (`#[schema(schema_with = …)]`).
+//! - `json`: access to the document as JSON.
 
-pub mod answers;
 pub mod headers;
+mod json;
+pub mod responses;
 pub mod schemas;
 
 pub use crate::http::probes::OPERATIONS;
@@ -19,38 +26,38 @@ use utoipa::OpenApi;
 
 use crate::http::{probes, problem};
 
-/// Where each service describes itself, and the gateway all of them.
+/// The path of a service's document, and of the gateway's merged one.
 pub const PATH: &str = "/openapi.json";
 
-/// What every service has.
+/// The routes and schemas that every service has.
 #[derive(OpenApi)]
 #[openapi(
     paths(probes::livez, probes::readyz, probes::render_metrics, openapi),
-    components(schemas(problem::Body, problem::FieldError)),
+    components(schemas(problem::ProblemBody, problem::FieldError)),
     tags((name = OPERATIONS, description = "For whoever runs it: probes, metrics, this description")),
 )]
-struct Common;
+struct CommonRoutes;
 
-/// The whole description of a service whose calls are `own`.
+/// The complete document of a service with these `routes`.
 #[must_use]
-pub fn document(mut own: utoipa::openapi::OpenApi) -> Value {
-    own.merge(Common::openapi());
-    let mut document = serde_json::to_value(own).expect("a description is JSON");
-    answers::complete(&mut document);
+pub fn document(mut routes: utoipa::openapi::OpenApi) -> Value {
+    routes.merge(CommonRoutes::openapi());
+    let mut document = serde_json::to_value(routes).expect("a description is JSON");
+    responses::complete(&mut document);
     document
 }
 
-/// The same as text, to be served by [`resource`].
+/// The document as text, for [`resource`].
 #[must_use]
-pub fn text(own: utoipa::openapi::OpenApi) -> Bytes {
-    document(own).to_string().into()
+pub fn document_text(routes: utoipa::openapi::OpenApi) -> Bytes {
+    document(routes).to_string().into()
 }
 
-/// Serves a description at [`PATH`].
-pub fn resource(text: Bytes) -> Resource {
+/// Serves a document at [`PATH`].
+pub fn resource(document: Bytes) -> Resource {
     web::resource(PATH).get(move || {
-        let text = text.clone();
-        async move { HttpResponse::Ok().content_type("application/json").body(text) }
+        let document = document.clone();
+        async move { HttpResponse::Ok().content_type("application/json").body(document) }
     })
 }
 
@@ -59,5 +66,5 @@ pub fn resource(text: Bytes) -> Resource {
     get, path = PATH, operation_id = "describe", tag = OPERATIONS,
     responses((status = 200, description = "OpenAPI 3.1", body = utoipa::openapi::Object)),
 )]
-#[expect(dead_code, reason = "stands for the answer of `resource`, and of the gateway")]
+#[expect(dead_code, reason = "describes the response of `resource`, and of the gateway")]
 fn openapi() {}

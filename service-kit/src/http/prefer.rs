@@ -1,5 +1,6 @@
-//! `Prefer: wait=N` (RFC 7240): how long a client would rather wait for the outcome than be told that there is
-//! none yet.
+//! `Prefer: wait=N` (RFC 7240): how long a client wants to wait for an outcome before it gets a response without one.
+//!
+//! Parsed by hand: no maintained crate parses RFC 7240.
 
 use std::{fmt, time::Duration};
 
@@ -7,33 +8,32 @@ use actix_web::http::header::{HeaderMap, HeaderName};
 
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// With what was applied, as `Prefer` has it.
+/// The response header with the applied part of `Prefer`.
 pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-/// The longest wait, in seconds; what is over it counts as this.
+/// The longest wait, in seconds. A longer one is cut to this.
 pub const WAIT_SECS_MAX: u8 = 10;
 
-/// How long to wait, from the request on: at most [`WAIT_SECS_MAX`]. Shown as both headers have it.
+/// How long to wait, counted from the request: at most [`WAIT_SECS_MAX`]. Displays as in both headers: `wait=N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Wait(u8);
 
 impl Wait {
     pub const MAX: Self = Self(WAIT_SECS_MAX);
 
-    /// What a request's headers ask for. A preference that makes no sense is none, and only the first `wait`
-    /// counts, as the RFC says.
+    /// Reads a request's headers. An invalid preference is ignored, and only the first `wait` counts, as the RFC says.
     #[must_use]
-    pub fn of(headers: &HeaderMap) -> Option<Self> {
+    pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let value = headers
             .get_all(PREFER)
             .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| split(value, ','))
+            .flat_map(|value| split_unquoted(value, ','))
             .find_map(|preference| {
-                let (name, value) = named(preference)?;
+                let (name, value) = name_and_value(preference)?;
                 name.eq_ignore_ascii_case("wait").then_some(value)
             })?;
         let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-        // More digits than a number here can have are over the most, too.
+        // A number with too many digits to parse is over the maximum, too.
         digits.then(|| Self(value.parse().unwrap_or(WAIT_SECS_MAX).min(WAIT_SECS_MAX)))
     }
 
@@ -42,11 +42,11 @@ impl Wait {
         Duration::from_secs(self.0.into())
     }
 
-    /// What is left of it after some time, a second begun being a whole one.
+    /// The rest of the wait after `elapsed`, rounded up to whole seconds.
     #[must_use]
-    pub fn after(self, passed: Duration) -> Self {
-        let left = self.duration().saturating_sub(passed).as_millis().div_ceil(1000);
-        Self(u8::try_from(left).unwrap_or(self.0))
+    pub fn remaining_after(self, elapsed: Duration) -> Self {
+        let remaining_secs = self.duration().saturating_sub(elapsed).as_millis().div_ceil(1000);
+        Self(u8::try_from(remaining_secs).unwrap_or(self.0))
     }
 }
 
@@ -56,22 +56,22 @@ impl fmt::Display for Wait {
     }
 }
 
-/// A preference's name and value, without its parameters; both word and quoted string are values.
-fn named(preference: &str) -> Option<(&str, &str)> {
-    let (name, value) = split(preference, ';').next()?.split_once('=')?;
+/// A preference's name and value, without its parameters. The value is a word or a quoted string.
+fn name_and_value(preference: &str) -> Option<(&str, &str)> {
+    let (name, value) = split_unquoted(preference, ';').next()?.split_once('=')?;
     let value = value.trim();
     let quoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
     Some((name.trim(), quoted.unwrap_or(value)))
 }
 
-/// The parts between separators that don't stand inside quotes.
-fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
+/// Splits at the separators outside of quotes.
+fn split_unquoted(text: &str, separator: char) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     text.split(move |c| {
-        let ends = c == separator && !quoted;
+        let is_end = c == separator && !quoted;
         quoted ^= c == '"' && !escaped;
         escaped = c == '\\' && quoted && !escaped;
-        ends
+        is_end
     })
 }
 
@@ -81,16 +81,16 @@ mod tests {
 
     use super::*;
 
-    fn asked(values: &[&str]) -> Option<String> {
+    fn parse(values: &[&str]) -> Option<String> {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(PREFER, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        Wait::of(&headers).map(|wait| wait.to_string())
+        Wait::from_headers(&headers).map(|wait| wait.to_string())
     }
 
     #[test]
-    fn waits_are_found_among_other_preferences() {
+    fn a_wait_is_found_among_other_preferences() {
         for (values, applied) in [
             (&["wait=5"][..], "wait=5"),
             (&["wait=0"], "wait=0"),
@@ -109,12 +109,12 @@ mod tests {
             (&["x; wait=1, , wait=5"], "wait=5"),
             (&["\u{ff}", "wait=5"], "wait=5"),
         ] {
-            assert_eq!(asked(values).as_deref(), Some(applied), "{values:?}");
+            assert_eq!(parse(values).as_deref(), Some(applied), "{values:?}");
         }
     }
 
     #[test]
-    fn what_makes_no_sense_is_ignored() {
+    fn invalid_preferences_are_ignored() {
         for values in [
             &[][..],
             &[""],
@@ -132,16 +132,16 @@ mod tests {
             &["x=\"wait=5"],
             &["x; wait=5"],
         ] {
-            assert_eq!(asked(values), None, "{values:?}");
+            assert_eq!(parse(values), None, "{values:?}");
         }
     }
 
     #[test]
-    fn what_is_left_is_told_in_whole_seconds() {
+    fn the_remaining_wait_is_in_whole_seconds() {
         let wait = Wait::MAX;
-        assert_eq!(wait.after(Duration::ZERO), wait);
-        assert_eq!(wait.after(Duration::from_millis(5)).to_string(), "wait=10");
-        assert_eq!(wait.after(Duration::from_millis(2500)).to_string(), "wait=8");
-        assert_eq!(wait.after(Duration::from_secs(11)).to_string(), "wait=0");
+        assert_eq!(wait.remaining_after(Duration::ZERO), wait);
+        assert_eq!(wait.remaining_after(Duration::from_millis(5)).to_string(), "wait=10");
+        assert_eq!(wait.remaining_after(Duration::from_millis(2500)).to_string(), "wait=8");
+        assert_eq!(wait.remaining_after(Duration::from_secs(11)).to_string(), "wait=0");
     }
 }

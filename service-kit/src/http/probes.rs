@@ -12,7 +12,7 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// The OpenAPI tag of operators' calls. They have no errors but those that they name.
+/// The OpenAPI tag of the operators' routes. Their only errors are those in their annotations.
 pub const OPERATIONS: &str = "operations";
 
 /// Adds the routes, which read [`Health`] and [`Metrics`] from the application's data.

@@ -1,7 +1,8 @@
-//! Every error answer: RFC 9457 `application/problem+json`.
+//! Every error response: RFC 9457 `application/problem+json`.
 //!
-//! The `type`s are stable and part of the contract. A problem tells the client what to change; what went
-//! wrong inside belongs in the log, once, where it is handled.
+//! The `type`s are stable and part of the contract. A problem tells the client what to change; an internal cause is
+//! only logged, once, where it is handled. The crates problem_details and http-api-problem would replace only the
+//! serialization of `ProblemBody`: the table of types, the JSON pointers and the headers would remain.
 
 use std::fmt;
 
@@ -18,7 +19,7 @@ use utoipa::ToSchema;
 /// The media type.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
-/// What `Retry-After` says with a 503, in seconds.
+/// The `Retry-After` of a 503, in seconds.
 const RETRY_AFTER_SECS: &str = "1";
 
 /// One field of a request that was refused.
@@ -36,7 +37,7 @@ impl FieldError {
     }
 }
 
-/// An error answer; a handler returns it as its `Err`.
+/// An error response; a handler returns it as its `Err`.
 #[derive(Debug, Clone)]
 pub struct Problem {
     status: StatusCode,
@@ -50,7 +51,7 @@ pub struct Problem {
 /// An error, by RFC 9457.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
-pub(crate) struct Body<'a> {
+pub(crate) struct ProblemBody<'a> {
     /// Stable: what a program branches on.
     #[schema(format = "uri-reference")]
     r#type: String,
@@ -81,13 +82,13 @@ impl Problem {
         Self { status, slug, title, detail, errors: Vec::new(), headers: Vec::new() }
     }
 
-    /// 400: cannot be parsed.
+    /// 400: the request can't be parsed.
     #[must_use]
     pub fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad-request", "The request cannot be understood", detail)
     }
 
-    /// 400 on account of one field: missing, of the wrong type, not an id.
+    /// 400 because of one field: it is missing, of the wrong type, or not an id.
     #[must_use]
     pub fn bad_field(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         let error = FieldError::new(pointer, detail);
@@ -97,7 +98,7 @@ impl Problem {
         }
     }
 
-    /// 422: understood, but out of bounds.
+    /// 422: the request can be parsed, but fields are out of bounds.
     #[must_use]
     pub fn out_of_bounds(errors: Vec<FieldError>) -> Self {
         let detail =
@@ -136,7 +137,7 @@ impl Problem {
         )
     }
 
-    /// 406: no form of the answer is one that the client takes.
+    /// 406: the response has no form that the client accepts.
     #[must_use]
     pub fn not_acceptable(detail: impl Into<String>) -> Self {
         let status = StatusCode::NOT_ACCEPTABLE;
@@ -182,7 +183,7 @@ impl Problem {
         Self::new(status, "precondition-required", "The request must be conditional", detail)
     }
 
-    /// 429 with `Retry-After`: more requests than one client may make.
+    /// 429 with `Retry-After`: the client sends too many requests.
     #[must_use]
     pub fn too_many_requests(detail: impl Into<String>, retry_after_secs: u64) -> Self {
         let status = StatusCode::TOO_MANY_REQUESTS;
@@ -197,20 +198,20 @@ impl Problem {
         Self::new(status, "headers-too-large", "The request's header fields are too large", detail)
     }
 
-    /// 500. What happened is in the log; none of it is told.
+    /// 500: the cause is logged, and not disclosed.
     #[must_use]
     pub fn internal() -> Self {
         let status = StatusCode::INTERNAL_SERVER_ERROR;
         Self::new(status, "internal", "Something went wrong here", "the request id finds it in the log")
     }
 
-    /// 502: an upstream's answer was broken.
+    /// 502: the response of an upstream was broken.
     #[must_use]
     pub fn bad_gateway(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_GATEWAY, "bad-gateway", "A service's answer was broken", detail)
     }
 
-    /// 503 with `Retry-After`: overload, or something this service needs is away.
+    /// 503 with `Retry-After`: overload, or a dependency is unavailable.
     #[must_use]
     pub fn unavailable(detail: impl Into<String>) -> Self {
         let status = StatusCode::SERVICE_UNAVAILABLE;
@@ -218,14 +219,14 @@ impl Problem {
             .with_header(header::RETRY_AFTER, RETRY_AFTER_SECS)
     }
 
-    /// 504: an upstream did not answer in time.
+    /// 504: an upstream did not respond in time.
     #[must_use]
     pub fn gateway_timeout(detail: impl Into<String>) -> Self {
         let status = StatusCode::GATEWAY_TIMEOUT;
         Self::new(status, "gateway-timeout", "A service did not answer in time", detail)
     }
 
-    /// The problem for a status that something else chose, such as actix or an HTTP parser.
+    /// The problem for a status that other code chose, such as actix or its HTTP parser.
     #[must_use]
     pub fn for_status(status: StatusCode, detail: impl Into<String>) -> Self {
         let detail = detail.into();
@@ -258,7 +259,7 @@ impl Problem {
         }
     }
 
-    /// Adds or replaces a header; a value that no header can hold is left out.
+    /// Adds or replaces a header. An invalid value is left out.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: &str) -> Self {
         self.headers.retain(|(existing, _)| *existing != name);
@@ -275,32 +276,32 @@ impl Problem {
         self.status
     }
 
-    /// The end of its `type`.
+    /// The last segment of the `type`.
     pub(crate) fn slug(&self) -> &'static str {
         self.slug
     }
 
-    /// The `detail`, empty when there is none.
+    /// The `detail`, or an empty string.
     #[must_use]
     pub fn detail(&self) -> &str {
         self.detail.as_deref().unwrap_or_default()
     }
 
-    /// The fields refused.
+    /// The invalid fields.
     #[must_use]
     pub fn errors(&self) -> &[FieldError] {
         &self.errors
     }
 
-    /// The headers beside `Content-Type`.
+    /// The headers other than `Content-Type`.
     pub fn headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         self.headers.iter().map(|(name, value)| (name, value))
     }
 
-    /// The JSON text.
+    /// The body, as JSON.
     #[must_use]
     pub fn body(&self) -> String {
-        let body = Body {
+        let body = ProblemBody {
             r#type: format!("/problems/{}", self.slug),
             title: self.title,
             status: self.status.as_u16(),
@@ -341,7 +342,7 @@ mod tests {
 
     use super::*;
 
-    async fn shown(problem: &Problem) -> (u16, header::HeaderMap, Value) {
+    async fn render(problem: &Problem) -> (u16, header::HeaderMap, Value) {
         let response = problem.error_response();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = to_bytes(response.into_body()).await.unwrap();
@@ -349,12 +350,12 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn shows_the_fields_and_their_bounds() {
+    async fn the_body_names_the_fields_and_their_bounds() {
         let errors = vec![
             FieldError::new("/count", "must be between 1 and 100"),
             FieldError::new("/userName", "must not be empty"),
         ];
-        let (status, headers, body) = shown(&Problem::out_of_bounds(errors)).await;
+        let (status, headers, body) = render(&Problem::out_of_bounds(errors)).await;
         assert_eq!(status, 422);
         assert_eq!(headers.get("content-type").unwrap(), PROBLEM_JSON);
         let expected = json!({
@@ -371,23 +372,23 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn carries_its_headers() {
-        let (status, headers, body) = shown(&Problem::method_not_allowed("GET, POST")).await;
+    async fn the_response_has_the_headers() {
+        let (status, headers, body) = render(&Problem::method_not_allowed("GET, POST")).await;
         assert_eq!((status, headers.get("allow").unwrap().to_str().unwrap()), (405, "GET, POST"));
         assert_eq!(body["detail"], "this resource takes GET, POST");
-        let (status, headers, _) = shown(&Problem::unavailable("the database is away")).await;
+        let (status, headers, _) = render(&Problem::unavailable("the database is away")).await;
         assert_eq!((status, headers.get("retry-after").unwrap().to_str().unwrap()), (503, "1"));
         let replaced = Problem::unavailable("").with_header(header::RETRY_AFTER, "7");
-        assert_eq!(shown(&replaced).await.1.get("retry-after").unwrap(), "7");
+        assert_eq!(render(&replaced).await.1.get("retry-after").unwrap(), "7");
     }
 
     #[actix_web::test]
-    async fn every_status_has_its_problem() {
+    async fn every_error_status_has_a_problem() {
         for status in (400..=599).filter_map(|code| StatusCode::from_u16(code).ok()) {
-            let (code, _, body) = shown(&Problem::for_status(status, "why")).await;
+            let (code, _, body) = render(&Problem::for_status(status, "why")).await;
             assert_eq!((code, &body["status"]), (status.as_u16(), &json!(status.as_u16())));
             assert!(status.is_server_error() || body["detail"] == "why", "{status}");
         }
-        assert!(!shown(&Problem::internal()).await.2.to_string().contains("why"));
+        assert!(!render(&Problem::internal()).await.2.to_string().contains("why"));
     }
 }

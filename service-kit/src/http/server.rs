@@ -1,4 +1,4 @@
-//! The server around a service's routes: what every answer has in common.
+//! The HTTP server: binds, serves a service's routes and the common ones, and drains.
 
 use std::{
     future::{Ready, ready},
@@ -30,29 +30,30 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// How long a client may take to send a connection's first request's head.
+/// How long a client may take to send the head of a connection's first request.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longer than the gateway keeps an idle connection, so that it is never we who close one that it is about to use: that
-/// shows as stray 502s.
+/// Longer than the gateway keeps an idle connection, so that a service never closes one that the gateway is about to
+/// use. That would cause occasional 502s.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
-/// How long a connection whose request was refused unread stays open for the client to read why.
+/// How long a connection stays open after a response to a request that was not read to its end, so that the client can
+/// read the response.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long requests that were accepted may take to end after the server has stopped accepting: longer than the
-/// gateway's for one that waits.
+/// How long accepted requests may still run after the server has stopped accepting: longer than the gateway's limit for
+/// a request that waits.
 pub(crate) const STOP_LIMIT_SECS: u64 = 13;
 
-/// Connections that one worker has open at once. More wait to be accepted: a flood of slow ones costs memory for
-/// this many, and holds the door for no longer than [`HEAD_TIMEOUT`].
+/// How many connections one worker has open at once; further ones wait to be accepted. A flood of slow connections
+/// costs memory for this many, and blocks others for at most [`HEAD_TIMEOUT`].
 const CONNECTIONS_MAX: usize = 8192;
 
-/// Binds `address`; port 0 takes a free one.
+/// Binds `address`; port 0 selects a free port.
 ///
 /// # Errors
 ///
-/// Says which address, and when its port is in use.
+/// If the port is in use or the address is not available; the error names the address.
 pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))
 }
@@ -62,21 +63,21 @@ pub struct Server {
     pub listener: TcpListener,
     pub metrics: Metrics,
     pub health: Health,
-    /// Threads that serve requests.
+    /// How many threads serve requests.
     pub workers: usize,
-    /// After this a request is answered 503, and its handler is dropped.
+    /// A request that takes longer gets 503, and its handler is dropped.
     pub request_timeout: Duration,
-    /// After this a connection that has sent no whole head is answered 408.
+    /// A connection that takes longer to send its first head gets 408.
     pub head_timeout: Duration,
-    /// What a head over these is answered 431.
+    /// A request whose head exceeds these gets 431.
     pub header_limits: HeaderLimits,
-    /// Between `/readyz` failing and the end of accepting: until load balancers have noticed. Each answer of this time says
-    /// that it is the last on its connection.
+    /// The time between the failure of `/readyz` and the end of accepting, in which load balancers notice it. Each
+    /// response in this time closes its connection.
     pub drain_delay: Duration,
 }
 
 impl Server {
-    /// With as many workers as processors, and the usual limits.
+    /// With one worker per processor, and the default limits.
     #[must_use]
     pub fn new(listener: TcpListener, metrics: Metrics, health: Health) -> Self {
         Self {
@@ -91,12 +92,12 @@ impl Server {
         }
     }
 
-    /// Serves `routes`, which is called once a worker, and what every service has, until `shutdown`; then
-    /// ends what was accepted.
+    /// Serves `routes` and the routes that every service has, until `shutdown`. Then finishes the accepted requests.
+    /// `routes` is called once per worker.
     ///
     /// # Errors
     ///
-    /// When the listener fails.
+    /// If the listener fails.
     pub async fn run(
         self,
         shutdown: CancellationToken,
@@ -104,7 +105,7 @@ impl Server {
     ) -> anyhow::Result<()> {
         let Self { listener, metrics, health, workers, drain_delay, .. } = self;
         let stopping = Stopping(CancellationToken::new());
-        let common = Common {
+        let shared = SharedState {
             metrics,
             health: health.clone(),
             stopping: stopping.clone(),
@@ -112,7 +113,7 @@ impl Server {
             head_timeout: self.head_timeout,
             header_limits: self.header_limits,
         };
-        let server = serve(listener, workers, common, routes).context("cannot serve HTTP")?;
+        let server = start(listener, workers, shared, routes).context("cannot serve HTTP")?;
         let handle = server.handle();
         let stop = async {
             shutdown.cancelled().await;
@@ -122,21 +123,21 @@ impl Server {
             handle.stop(true).await;
         };
         tokio::pin!(server);
-        let served = tokio::select! {
-            served = &mut server => served,
+        let result = tokio::select! {
+            result = &mut server => result,
             () = stop => server.await,
         };
-        served.context("the HTTP server failed")?;
+        result.context("the HTTP server failed")?;
         anyhow::ensure!(shutdown.is_cancelled(), "the HTTP server ended without being asked to");
         Ok(())
     }
 }
 
-/// As `actix_web::HttpServer` does it, which takes no connections but bare ones: ours go through [`ConnectionGuard`].
-fn serve(
+/// Does what `actix_web::HttpServer` does, which can't wrap a connection's socket: here [`ConnectionGuard`] does.
+fn start(
     listener: TcpListener,
     workers: usize,
-    common: Common,
+    shared: SharedState,
     routes: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
 ) -> std::io::Result<actix_server::Server> {
     let builder = actix_server::Server::build();
@@ -144,22 +145,22 @@ fn serve(
     let builder = builder.workers(workers).max_concurrent_connections(CONNECTIONS_MAX).disable_signals();
     let server = builder.shutdown_timeout(STOP_LIMIT_SECS).listen("http", listener, move || {
         let draining = draining.clone();
-        let app = app(&common, routes.clone()).into_factory().map_err(|error| error.error_response());
+        let app = app(&shared, routes.clone()).into_factory().map_err(|error| error.error_response());
         let service = HttpService::build()
-            // Closes idle connections as soon as the drain begins; a stop would wait for them otherwise.
+            // Closes idle connections as soon as the drain begins; otherwise the stop would wait for them.
             .graceful_shutdown_signal(move || {
                 let draining = draining.clone();
                 async move { draining.notified().await }
             })
             .keep_alive(KEEP_ALIVE)
-            // A client that has hung up waits for nothing: its handler, or its stream, ends at once.
+            // When the client disconnects, its handler or its stream ends at once.
             .h1_allow_half_closed(false)
-            .client_request_timeout(common.head_timeout)
+            .client_request_timeout(shared.head_timeout)
             .client_disconnect_timeout(DISCONNECT_TIMEOUT)
             .h1(map_config(app, |()| AppConfig::default()));
-        let limits = common.header_limits;
+        let limits = shared.header_limits;
         fn_service(move |io: TcpStream| async move {
-            // Answers are small and written at once: waiting for more to send only delays them.
+            // Responses are small and written at once: waiting for more data would only delay them.
             io.set_nodelay(true)?;
             let peer = io.peer_addr().ok();
             Ok::<_, DispatchError>((ConnectionGuard::new(io, limits), peer))
@@ -169,7 +170,7 @@ fn serve(
     Ok(server.run())
 }
 
-/// Tells handlers that the server stops: whoever only waits is to be answered now. An extractor.
+/// Cancelled when the server stops: a handler that only waits for an outcome responds then. An extractor.
 #[derive(Clone, Default)]
 pub struct Stopping(pub CancellationToken);
 
@@ -178,14 +179,14 @@ impl FromRequest for Stopping {
     type Future = Ready<Result<Self, Error>>;
 
     fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
-        // There is none without a server, in a test of routes.
+        // A test of routes has no server, and so no token.
         ready(Ok(req.app_data::<Data<Self>>().map(|stopping| stopping.as_ref().clone()).unwrap_or_default()))
     }
 }
 
-/// What the routes and middleware of all workers share.
+/// What the routes and the middleware of all workers share.
 #[derive(Clone)]
-struct Common {
+struct SharedState {
     metrics: Metrics,
     health: Health,
     stopping: Stopping,
@@ -195,30 +196,30 @@ struct Common {
 }
 
 fn app<R: Fn(&mut web::ServiceConfig)>(
-    common: &Common,
+    shared: &SharedState,
     routes: R,
 ) -> App<
     impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse, Error = Error, InitError = ()>
     + use<R>,
 > {
-    let limit = common.request_timeout;
-    let (metrics, health, limits) = (common.metrics.clone(), common.health.clone(), common.header_limits);
+    let limit = shared.request_timeout;
+    let (metrics, health, limits) = (shared.metrics.clone(), shared.health.clone(), shared.header_limits);
     App::new()
-        .app_data(Data::new(common.stopping.clone()))
-        .app_data(Data::new(common.health.clone()))
-        .app_data(Data::new(common.metrics.clone()))
-        // First, so that routes which take every path leave these alone.
+        .app_data(Data::new(shared.stopping.clone()))
+        .app_data(Data::new(shared.health.clone()))
+        .app_data(Data::new(shared.metrics.clone()))
+        // First, so that a service's catch-all route doesn't shadow them.
         .configure(probes::configure)
         .configure(routes)
         .default_service(web::to(unknown_route))
         .wrap(from_fn(move |req, next| time_limit::enforce(limit, req, next)))
-        .wrap(from_fn(methods::complete))
+        .wrap(from_fn(methods::add_head_and_options))
         .wrap(from_fn(move |req, next| {
             middleware::observe(metrics.clone(), health.clone(), limits, req, next)
         }))
 }
 
-/// The answer where nothing is.
+/// The handler of paths that match no route.
 pub async fn unknown_route() -> Result<HttpResponse, Problem> {
     Err(Problem::not_found("there is no such resource"))
 }

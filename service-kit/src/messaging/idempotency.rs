@@ -49,7 +49,7 @@ fn key_schema() -> Schema {
          time, byte for byte; a call with another body is 422 (`/problems/idempotency-key-reused`). Kept for 24 h \
          unless configured otherwise"
     );
-    schemas::described(&description, schemas::printable(KEY_MAX))
+    schemas::described(&description, schemas::printable_ascii(KEY_MAX))
 }
 
 /// Of a call that takes a key.

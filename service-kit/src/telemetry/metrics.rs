@@ -1,26 +1,26 @@
-//! One Prometheus registry per application, so that five can live in one process.
+//! One Prometheus registry per application, so that five applications can run in one process.
 
 use std::time::Duration;
 
 use actix_web::http::{Method, StatusCode};
 use prometheus::{HistogramOpts, HistogramVec, IntGauge, Registry, TextEncoder};
 
-/// Upper bounds in seconds: from a read of one row to the request limit and a bit over.
+/// Upper bounds in seconds: from a read of one row to slightly more than the longest request.
 const DURATION_BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5, 11.0];
 
-/// The registry, and what the process and the HTTP server themselves measure.
+/// The registry, with the metrics of the process and of the HTTP server.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
     requests: HistogramVec,
-    active: IntGauge,
+    active_requests: IntGauge,
 }
 
-/// A request that is being answered; it is counted until this is dropped.
-pub(crate) struct Active(IntGauge);
+/// Counts a request as active until it is dropped.
+pub(crate) struct ActiveRequest(IntGauge);
 
-impl Drop for Active {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -37,37 +37,45 @@ impl Metrics {
         let labels = ["http_request_method", "http_route", "http_response_status_code"];
         let requests =
             HistogramVec::new(options, &labels).expect("the metric's name and labels are constants");
-        let active = IntGauge::new("http_server_active_requests", "HTTP requests that are being answered")
-            .expect("the metric's name is a constant");
+        let active_requests =
+            IntGauge::new("http_server_active_requests", "HTTP requests that are being answered")
+                .expect("the metric's name is a constant");
         let registry = Registry::new();
         registry.register(Box::new(requests.clone())).expect("the registry is empty");
-        registry.register(Box::new(active.clone())).expect("nothing else has this name");
+        registry.register(Box::new(active_requests.clone())).expect("nothing else has this name");
         #[cfg(target_os = "linux")]
         registry
             .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
             .expect("nothing else has these names");
-        Self { registry, requests, active }
+        Self { registry, requests, active_requests }
     }
 
-    /// For the service's own metrics.
+    /// The registry, for the service's own metrics.
     #[must_use]
     pub fn registry(&self) -> &Registry {
         &self.registry
     }
 
-    /// `route` is the matched pattern, `None` when there was none: never the raw path, which clients choose.
-    pub fn observe_request(&self, method: &Method, route: Option<&str>, status: StatusCode, took: Duration) {
+    /// `route` is the pattern that matched, if one did. It is never the path: clients choose that, and labels must
+    /// stay few.
+    pub fn observe_request(
+        &self,
+        method: &Method,
+        route: Option<&str>,
+        status: StatusCode,
+        duration: Duration,
+    ) {
         let labels = [method_label(method), route.unwrap_or("unmatched"), status.as_str()];
-        self.requests.with_label_values(&labels).observe(took.as_secs_f64());
+        self.requests.with_label_values(&labels).observe(duration.as_secs_f64());
     }
 
-    /// Counts a request until the result is dropped, also when its client has hung up.
-    pub(crate) fn begin_request(&self) -> Active {
-        self.active.inc();
-        Active(self.active.clone())
+    /// Counts a request as active until the result is dropped, even if its client disconnects.
+    pub(crate) fn begin_request(&self) -> ActiveRequest {
+        self.active_requests.inc();
+        ActiveRequest(self.active_requests.clone())
     }
 
-    /// Everything in Prometheus' text format.
+    /// All metrics, in Prometheus' text format.
     #[must_use]
     pub fn render(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_else(|error| {
@@ -83,7 +91,7 @@ impl Default for Metrics {
     }
 }
 
-/// Clients may invent methods; a metric's labels must stay few (OpenTelemetry's convention).
+/// Clients may invent methods, and labels must stay few: OpenTelemetry's convention is `_OTHER` for unknown ones.
 fn method_label(method: &Method) -> &str {
     match *method {
         Method::GET
@@ -106,8 +114,8 @@ mod tests {
     #[test]
     fn renders_requests_by_route_and_status() {
         let metrics = Metrics::new();
-        let took = Duration::from_millis(3);
-        metrics.observe_request(&Method::GET, Some("/movies/{id}"), StatusCode::OK, took);
+        let duration = Duration::from_millis(3);
+        metrics.observe_request(&Method::GET, Some("/movies/{id}"), StatusCode::OK, duration);
         metrics.observe_request(
             &Method::from_bytes(b"BREW").unwrap(),
             None,
@@ -140,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn registries_are_apart() {
+    fn registries_are_independent() {
         let (one, other) = (Metrics::new(), Metrics::new());
         one.observe_request(&Method::GET, None, StatusCode::OK, Duration::ZERO);
         assert!(!other.render().contains("GET"));

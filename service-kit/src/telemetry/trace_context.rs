@@ -1,4 +1,4 @@
-//! W3C trace context: what ties one saga together over HTTP, outbox rows and Kafka headers.
+//! W3C trace context: connects the spans of a saga across HTTP calls, outbox rows and Kafka records.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use uuid::Uuid;
 
-/// The name of the header, in HTTP and in Kafka.
+/// The name of the header, in HTTP and in Kafka records.
 pub const TRACEPARENT: &str = "traceparent";
 
 /// A valid `traceparent` of version 00: `00-<trace id>-<span id>-<flags>`.
@@ -18,7 +18,7 @@ pub const TRACEPARENT: &str = "traceparent";
 pub struct TraceParent(String);
 
 impl TraceParent {
-    /// Reads a header's value. A later version is read as version 00, as the standard asks.
+    /// Parses a header's value. A later version is read as version 00, as the standard demands.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
@@ -28,19 +28,19 @@ impl TraceParent {
         let rest = &text[55..];
         let lengths = version.len() == 2 && trace.len() == 32 && span.len() == 16 && flags.len() == 2;
         let hex = head.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'));
-        let zero = |id: &str| id.bytes().all(|byte| byte == b'0');
-        let ending = rest.is_empty() || (version != "00" && rest.starts_with('-'));
-        let valid = lengths && hex && ending && version != "ff" && !zero(trace) && !zero(span);
+        let is_zero = |id: &str| id.bytes().all(|byte| byte == b'0');
+        let valid_rest = rest.is_empty() || (version != "00" && rest.starts_with('-'));
+        let valid = lengths && hex && valid_rest && version != "ff" && !is_zero(trace) && !is_zero(span);
         valid.then(|| Self(format!("00-{trace}-{span}-{flags}")))
     }
 
-    /// As it stands in a header.
+    /// The header's value.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The start of a new, sampled trace.
+    /// A new, sampled trace.
     #[must_use]
     pub fn random() -> Self {
         // Neither half can be zero: a version 4 UUID's version and variant bits are set.
@@ -54,14 +54,14 @@ impl TraceParent {
         &self.0[3..35]
     }
 
-    fn of(context: &SpanContext) -> Option<Self> {
+    fn from_span_context(context: &SpanContext) -> Option<Self> {
         context.is_valid().then(|| {
             let flags = context.trace_flags().to_u8();
             Self(format!("00-{}-{}-{flags:02x}", context.trace_id(), context.span_id()))
         })
     }
 
-    /// The three parts are valid by construction; the fallbacks are never reached.
+    /// The three parts are valid by construction: the fallbacks are never used.
     fn span_context(&self) -> SpanContext {
         SpanContext::new(
             TraceId::from_hex(self.trace_id()).unwrap_or(TraceId::INVALID),
@@ -79,29 +79,28 @@ impl fmt::Display for TraceParent {
     }
 }
 
-/// What a call or an event made now should carry: the current span, or a new trace outside of any.
+/// The `traceparent` for a call or an event made now: the current span, or a new trace outside of any span.
 #[must_use]
 pub fn current() -> TraceParent {
-    of_span(&Span::current()).unwrap_or_else(TraceParent::random)
+    from_span(&Span::current()).unwrap_or_else(TraceParent::random)
 }
 
-/// The span's own ids; `None` when it is disabled or no OpenTelemetry layer is installed.
+/// The span's own ids; `None` if it is disabled or no OpenTelemetry layer is installed.
 #[must_use]
-pub fn of_span(span: &Span) -> Option<TraceParent> {
-    TraceParent::of(span.context().span().span_context())
+pub fn from_span(span: &Span) -> Option<TraceParent> {
+    TraceParent::from_span_context(span.context().span().span_context())
 }
 
-/// Makes `span` a child of `parent`. Call it before the span is entered or asked for its ids: a span's ids
-/// are fixed then.
+/// Makes `span` a child of `parent`. Call it before the span is entered and before its ids are read: both fix them.
 pub fn set_parent(span: &Span, parent: &TraceParent) {
     let context = Context::new().with_remote_span_context(parent.span_context());
     if let Err(error) = span.set_parent(context) {
-        // No layer (a test), a filtered span, or the call came too late: only the trace suffers.
+        // There is no layer (in a test), the span is filtered, or the call is too late. Only the trace is affected.
         tracing::trace!(?error, "span has no parent");
     }
 }
 
-/// Says that `span` also concerns `other`'s trace, as a batch concerns each of its records.
+/// Links `span` to another trace, as the span of a batch is linked to the trace of each of its records.
 pub fn add_link(span: &Span, other: &TraceParent) {
     span.add_link(other.span_context());
 }
@@ -111,18 +110,18 @@ mod tests {
     use super::*;
     use crate::telemetry::test_subscriber;
 
-    const GIVEN: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    const SAMPLE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     #[test]
-    fn parses_what_the_standard_calls_valid() {
-        assert_eq!(TraceParent::parse(GIVEN).unwrap().as_str(), GIVEN);
-        assert_eq!(TraceParent::parse(GIVEN).unwrap().trace_id(), "0af7651916cd43dd8448eb211c80319c");
-        let later = format!("cc{}-more", &GIVEN[2..]);
-        assert_eq!(TraceParent::parse(&later).unwrap().as_str(), GIVEN);
+    fn valid_headers_are_parsed() {
+        assert_eq!(TraceParent::parse(SAMPLE).unwrap().as_str(), SAMPLE);
+        assert_eq!(TraceParent::parse(SAMPLE).unwrap().trace_id(), "0af7651916cd43dd8448eb211c80319c");
+        let later = format!("cc{}-more", &SAMPLE[2..]);
+        assert_eq!(TraceParent::parse(&later).unwrap().as_str(), SAMPLE);
     }
 
     #[test]
-    fn refuses_the_rest() {
+    fn invalid_headers_are_rejected() {
         for text in [
             "",
             "00",
@@ -147,21 +146,21 @@ mod tests {
     }
 
     #[test]
-    fn a_span_continues_its_parents_trace() {
+    fn a_span_continues_the_trace_of_its_parent() {
         tracing::subscriber::with_default(test_subscriber(), || {
-            let parent = TraceParent::parse(GIVEN).unwrap();
+            let parent = TraceParent::parse(SAMPLE).unwrap();
             let span = tracing::info_span!("child");
             set_parent(&span, &parent);
             add_link(&span, &TraceParent::random());
             let current = span.in_scope(current);
             assert_eq!(current.trace_id(), parent.trace_id());
             assert_ne!(current, parent);
-            assert_eq!(of_span(&span), Some(current));
+            assert_eq!(from_span(&span), Some(current));
         });
     }
 
     #[test]
-    fn outside_of_any_span_a_trace_starts() {
+    fn outside_of_any_span_a_new_trace_starts() {
         assert_ne!(current().trace_id(), current().trace_id());
         set_parent(&Span::none(), &TraceParent::random());
     }

@@ -15,7 +15,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     let service = args.first().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
     macro_rules! run {
         ($service:ident, $name:literal) => {
-            service_kit::process::main_with(
+            service_kit::main(
                 $name,
                 args,
                 |config: &$service::Config| &config.telemetry,

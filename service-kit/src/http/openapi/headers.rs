@@ -1,13 +1,13 @@
-//! What a description says of answers' headers. Those that mean the same everywhere are components.
+//! The response headers of a document. Those that mean the same everywhere are components.
 
 use serde_json::{Map, Value, json};
 
-use super::answers::object;
+use super::json::{object_mut, reference};
 use crate::http::security_headers::SECURITY_HEADERS;
 
 /// Adds the components that [`add`] refers to.
 pub(super) fn add_components(headers: &mut Map<String, Value>) {
-    for (name, header) in known() {
+    for (name, header) in shared_headers() {
         headers.entry(name).or_insert(header);
     }
     for (name, value) in SECURITY_HEADERS {
@@ -16,14 +16,12 @@ pub(super) fn add_components(headers: &mut Map<String, Value>) {
     }
 }
 
-/// Adds a header of the components to a response.
+/// Adds a reference to a header component to a response.
 pub fn add(response: &mut Value, name: &str) {
-    object(&mut response["headers"])
-        .entry(name)
-        .or_insert_with(|| json!({"$ref": format!("#/components/headers/{name}")}));
+    object_mut(&mut response["headers"]).entry(name).or_insert_with(|| reference("headers", name));
 }
 
-/// What every answer has.
+/// Adds the headers that every response has.
 pub(super) fn add_common(response: &mut Value) {
     add(response, "X-Request-Id");
     for (name, _) in SECURITY_HEADERS {
@@ -31,25 +29,24 @@ pub(super) fn add_common(response: &mut Value) {
     }
 }
 
-/// A header that is only named is one of the components.
-pub(super) fn share(response: &mut Value) {
+/// Replaces the headers without a description by references to the components of their names.
+pub(super) fn reference_components(response: &mut Value) {
     let Some(headers) = response.get_mut("headers").and_then(Value::as_object_mut) else { return };
     for (name, header) in headers {
         if header.get("description").is_none() {
-            *header = json!({"$ref": format!("#/components/headers/{name}")});
+            *header = reference("headers", name);
         }
     }
 }
 
-/// One header of the components.
+/// A header component.
 #[must_use]
 pub fn header(schema: Value, example: Value, description: &str) -> Value {
     json!({"description": description, "schema": schema, "example": example})
 }
 
-/// Headers that mean the same in every answer.
-fn known() -> [(&'static str, Value); 9] {
-    let header = |schema: Value, example: Value, description: &str| json!({"description": description, "schema": schema, "example": example});
+/// The headers that mean the same in every response.
+fn shared_headers() -> [(&'static str, Value); 9] {
     let text = || json!({"type": "string"});
     [
         (

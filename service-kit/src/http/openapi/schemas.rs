@@ -1,4 +1,4 @@
-//! Schemas of what is checked when it is read, from the bounds that it is checked by.
+//! Schemas of request fields and parameters, with the bounds that the handlers check.
 
 use serde_json::json;
 use utoipa::{
@@ -12,31 +12,33 @@ use utoipa::{
 use crate::{
     http::pagination::{LIMIT_DEFAULT, LIMIT_MAX},
     http::prefer::WAIT_SECS_MAX,
-    http::validation::LOOSE_MAX,
+    http::validation::SAFE_INTEGER_MAX,
 };
 
-/// Any text but NUL, which PostgreSQL can't store.
+/// Any text without NUL, which PostgreSQL can't store.
 const NO_NUL: &str = r"^[^\u0000]*$";
 
-/// A [`Number`](crate::http::validation::Number) within `min` and `max`: as an integer, or as digits in a string.
+/// An [`IntegerOrString`](crate::http::validation::IntegerOrString) within `min` and `max`: as an integer, or as
+/// digits in a string.
 ///
 /// # Panics
 ///
-/// When no pattern is known for the bounds: `min` is 0 or 1, `max` a power of ten.
+/// If there is no pattern for the bounds: `min` must be 0 or 1, and `max` a power of ten.
 #[must_use]
-pub fn number(min: i64, max: i64) -> Schema {
-    let digits = ObjectBuilder::new().schema_type(Type::String).pattern(Some(digits(min, max)));
+pub fn integer_or_string(min: i64, max: i64) -> Schema {
+    let digits = ObjectBuilder::new().schema_type(Type::String).pattern(Some(digits_pattern(min, max)));
     OneOfBuilder::new().item(integer(min, max)).item(digits).into()
 }
 
-/// A number in a query, which is text in any case.
+/// An integer, as in a query, where every value is text.
 #[must_use]
 pub fn integer(min: i64, max: i64) -> Object {
     ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(min)).maximum(Some(max)).build()
 }
 
-/// The digits of the numbers within the bounds, as [`Number`](crate::http::validation::Number) takes them.
-fn digits(min: i64, max: i64) -> String {
+/// A pattern of the digits that [`IntegerOrString`](crate::http::validation::IntegerOrString) accepts within the
+/// bounds.
+fn digits_pattern(min: i64, max: i64) -> String {
     let zeros = max.checked_ilog10().unwrap_or_default();
     assert!(10_i64.pow(zeros) == max && zeros > 0, "no pattern is known for a maximum of {max}");
     let largest = format!("1{}", "0".repeat(zeros as usize));
@@ -54,20 +56,21 @@ pub fn text(min: usize, max: usize) -> Object {
     text.min_length(Some(min).filter(|min| *min > 0)).max_length(Some(max)).build()
 }
 
-/// 1 to `max` printable ASCII characters in a header, where spaces around a value don't count.
+/// 1 to `max` printable ASCII characters in a header, where spaces around a value are ignored.
 #[must_use]
-pub fn printable(max: usize) -> Object {
+pub fn printable_ascii(max: usize) -> Object {
     let text = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[!-~]([ -~]*[!-~])?$"));
     text.min_length(Some(1)).max_length(Some(max)).build()
 }
 
-/// [`StringOrNumber`](crate::http::validation::StringOrNumber) text of 1 to `max` characters: it may come as a whole number.
+/// [`StringOrNumber`](crate::http::validation::StringOrNumber) text of 1 to `max` characters: it may come as a whole
+/// number.
 #[must_use]
-pub fn loose(max: usize) -> Schema {
-    OneOfBuilder::new().item(text(1, max)).item(integer(-LOOSE_MAX, LOOSE_MAX)).into()
+pub fn string_or_number(max: usize) -> Schema {
+    OneOfBuilder::new().item(text(1, max)).item(integer(-SAFE_INTEGER_MAX, SAFE_INTEGER_MAX)).into()
 }
 
-/// One of these words.
+/// A string that is one of `words`.
 pub fn words<'a>(words: impl IntoIterator<Item = &'a str>) -> Object {
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).build()
 }
@@ -75,18 +78,18 @@ pub fn words<'a>(words: impl IntoIterator<Item = &'a str>) -> Object {
 /// An RFC 3339 date or date-time.
 #[must_use]
 pub fn date() -> Schema {
-    let formatted = |format| {
+    let with_format = |format| {
         ObjectBuilder::new().schema_type(Type::String).format(Some(SchemaFormat::KnownFormat(format)))
     };
-    AnyOfBuilder::new().item(formatted(KnownFormat::Date)).item(formatted(KnownFormat::DateTime)).into()
+    AnyOfBuilder::new().item(with_format(KnownFormat::Date)).item(with_format(KnownFormat::DateTime)).into()
 }
 
-/// A schema with its description: with `schema_with`, a field's doc comment isn't part of its schema. A parameter's
-/// is taken from its schema.
+/// Adds a description to a schema: with `schema_with`, utoipa leaves a field's doc comment out. A parameter's
+/// description is later moved out of its schema.
 #[must_use]
 pub fn described(description: &str, schema: impl Into<Schema>) -> Schema {
     let mut schema = schema.into();
-    let place = match &mut schema {
+    let target = match &mut schema {
         Schema::Object(object) => &mut object.description,
         Schema::OneOf(one) => &mut one.description,
         Schema::AnyOf(any) => &mut any.description,
@@ -94,11 +97,11 @@ pub fn described(description: &str, schema: impl Into<Schema>) -> Schema {
         Schema::Array(array) => &mut array.description,
         _ => return schema,
     };
-    *place = Some(description.to_owned());
+    *target = Some(description.to_owned());
     schema
 }
 
-/// A field that may be left out may be null as well.
+/// The schema of an optional field: it may be absent or null.
 #[must_use]
 pub fn optional(schema: impl Into<Schema>) -> Schema {
     let null = || ObjectBuilder::new().schema_type(Type::Null);
@@ -121,7 +124,7 @@ pub fn optional(schema: impl Into<Schema>) -> Schema {
     }
 }
 
-/// An e-mail address of at most `max` characters: anything around an `@`, but neither spaces nor control characters.
+/// An e-mail address of at most `max` characters: any text around an `@`, without spaces and control characters.
 #[must_use]
 pub fn email(max: usize) -> Object {
     let email = SchemaFormat::Custom("idn-email".to_owned());
@@ -171,17 +174,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn digits_are_those_within_the_bounds() {
-        assert_eq!(digits(1, 100), r"^\+?0*([1-9][0-9]{0,1}|100)$");
-        assert_eq!(digits(1, 1_000_000), r"^\+?0*([1-9][0-9]{0,5}|1000000)$");
-        assert_eq!(digits(0, 1_000_000), r"^(\+?0*([0-9]{1,6}|1000000)|-0+)$");
+    fn digits_patterns_match_the_bounds() {
+        assert_eq!(digits_pattern(1, 100), r"^\+?0*([1-9][0-9]{0,1}|100)$");
+        assert_eq!(digits_pattern(1, 1_000_000), r"^\+?0*([1-9][0-9]{0,5}|1000000)$");
+        assert_eq!(digits_pattern(0, 1_000_000), r"^(\+?0*([0-9]{1,6}|1000000)|-0+)$");
     }
 
     #[test]
-    fn what_may_be_left_out_may_be_null() {
-        let shown = |schema| serde_json::to_value(schema).unwrap();
-        assert_eq!(shown(optional(text(0, 5)))["type"], json!(["string", "null"]));
-        assert_eq!(shown(optional(date()))["anyOf"][2], json!({"type": "null"}));
-        assert_eq!(shown(optional(number(1, 10)))["oneOf"][2], json!({"type": "null"}));
+    fn optional_fields_may_be_null() {
+        let to_json = |schema| serde_json::to_value(schema).unwrap();
+        assert_eq!(to_json(optional(text(0, 5)))["type"], json!(["string", "null"]));
+        assert_eq!(to_json(optional(date()))["anyOf"][2], json!({"type": "null"}));
+        assert_eq!(to_json(optional(integer_or_string(1, 10)))["oneOf"][2], json!({"type": "null"}));
     }
 }

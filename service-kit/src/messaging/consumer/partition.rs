@@ -93,7 +93,7 @@ impl BatchRecord {
             span =
                 debug_span!("process", event.r#type = delivery.event.event_type(), event.id = %delivery.id);
             trace_context::set_parent(&span, &delivery.trace);
-            if let Some(own) = trace_context::of_span(&span) {
+            if let Some(own) = trace_context::from_span(&span) {
                 delivery.trace = own;
             }
         }

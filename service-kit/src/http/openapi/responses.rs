@@ -1,88 +1,95 @@
-//! What a description says of answers: the errors that follow from a call's shape, and what all have in common.
+//! Completes the responses of a document: errors that follow from an operation's parameters and body, and what all
+//! responses have in common.
 
 use actix_web::http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::{OPERATIONS, headers};
+use super::headers;
+use super::json::{object_mut, reference};
 use crate::{
-    http::TARGET_MAX,
     http::body::{BODY_LIMIT, BODY_TIMEOUT},
+    http::header_limits::TARGET_MAX,
+    http::probes::OPERATIONS,
     http::problem::{FieldError, PROBLEM_JSON, Problem},
 };
 
 /// Completes a document in place:
 ///
-/// - the errors that a call can have by its shape, unless its annotation names them;
-/// - a parameter's description, from its schema;
-/// - an error's body is a problem, with an example;
-/// - `Retry-After` with 429 and 503, `Cache-Control` with what may not be kept, `X-Request-Id` and what browsers are
-///   told with every answer;
-/// - a header that is only named is the one of the components.
+/// - adds the errors that follow from an operation's parameters and body, unless its annotation names them;
+/// - moves a parameter's description out of its schema;
+/// - gives each error a problem as its body, with an example;
+/// - adds the headers: `Retry-After` to 429 and 503, `Cache-Control` to responses that must not be cached,
+///   `X-Request-Id` and the security headers to all;
+/// - replaces a header without a description by a reference to the component of that name.
 pub fn complete(document: &mut Value) {
-    let mut used = Vec::new();
+    let mut referenced = Vec::new();
     for operation in operations(document) {
         describe_parameters(operation);
-        let shape = shape(operation);
-        let data = !is_for_operators(operation);
-        let responses = object(&mut operation["responses"]);
-        for status in shape {
+        let implied_errors = implied_errors(operation);
+        let for_operators = is_for_operators(operation);
+        let responses = object_mut(&mut operation["responses"]);
+        for status in implied_errors {
             responses.entry(status.to_string()).or_insert_with(|| json!({"description": ""}));
         }
         for (status, response) in responses {
-            let error = status.parse().ok().filter(|status| *status >= 400);
-            match error {
-                // Only named: what this status means everywhere.
+            let error_status = status.parse().ok().filter(|status| *status >= 400);
+            match error_status {
+                // Without a description, it means the same as everywhere.
                 Some(status) if response["description"].as_str().unwrap_or_default().is_empty() => {
-                    used.push(status);
-                    *response = reference(status);
+                    referenced.push(status);
+                    *response = error_reference(status);
                 }
                 Some(status) => *response = error_response(status, response["description"].clone()),
                 None => {
-                    headers::share(response);
+                    headers::reference_components(response);
                     headers::add_common(response);
-                    if data {
+                    if !for_operators {
                         headers::add(response, "Cache-Control");
                     }
                 }
             }
         }
     }
-    add_components(document, used);
-    share_schemas(document);
+    add_components(document, referenced);
+    reference_schemas(document);
 }
 
-/// utoipa writes a generic type's argument out, though it is a component.
-fn share_schemas(document: &mut Value) {
-    fn share(value: &mut Value, shared: &Map<String, Value>) {
-        if let Some((name, _)) = shared.iter().find(|(_, schema)| *schema == value) {
-            *value = json!({"$ref": format!("#/components/schemas/{name}")});
+/// Replaces copies of component schemas by references: utoipa inlines the argument of a generic type.
+fn reference_schemas(document: &mut Value) {
+    fn replace(value: &mut Value, components: &Map<String, Value>) {
+        if let Some((name, _)) = components.iter().find(|(_, schema)| *schema == value) {
+            *value = reference("schemas", name);
         }
         match value {
-            Value::Object(fields) => fields.values_mut().for_each(|value| share(value, shared)),
-            Value::Array(items) => items.iter_mut().for_each(|value| share(value, shared)),
+            Value::Object(fields) => fields.values_mut().for_each(|value| replace(value, components)),
+            Value::Array(items) => items.iter_mut().for_each(|value| replace(value, components)),
             _ => {}
         }
     }
-    let schemas = object(&mut document["components"]["schemas"]);
-    let shared = schemas.clone();
+    let schemas = object_mut(&mut document["components"]["schemas"]);
+    let components = schemas.clone();
     for schema in schemas.values_mut() {
         let parts = schema.as_object_mut().into_iter().flat_map(Map::values_mut);
-        parts.for_each(|part| share(part, &shared));
+        parts.for_each(|part| replace(part, &components));
     }
 }
 
-/// Adds an error to an operation, as it is everywhere, unless the operation has it already.
+/// Adds an error with its usual meaning to an operation, unless the operation has it already.
 pub fn add_error(operation: &mut Map<String, Value>, status: u16) {
-    object(&mut operation["responses"]).entry(status.to_string()).or_insert_with(|| reference(status));
+    object_mut(&mut operation["responses"])
+        .entry(status.to_string())
+        .or_insert_with(|| error_reference(status));
 }
 
-/// The components that [`add_error`] and [`complete`] refer to.
+/// Adds the components that [`add_error`] and [`complete`] refer to.
 pub fn add_components(document: &mut Value, statuses: impl IntoIterator<Item = u16>) {
-    let responses = object(&mut document["components"]["responses"]);
+    let responses = object_mut(&mut document["components"]["responses"]);
     for status in statuses {
-        responses.entry(name(status)).or_insert_with(|| error_response(status, meaning(status).into()));
+        responses
+            .entry(component_name(status))
+            .or_insert_with(|| error_response(status, usual_description(status).into()));
     }
-    headers::add_components(object(&mut document["components"]["headers"]));
+    headers::add_components(object_mut(&mut document["components"]["headers"]));
 }
 
 fn describe_parameters(operation: &mut Map<String, Value>) {
@@ -90,14 +97,14 @@ fn describe_parameters(operation: &mut Map<String, Value>) {
     for parameter in parameters.into_iter().flatten() {
         let Some(schema) = parameter.get_mut("schema").and_then(Value::as_object_mut) else { continue };
         if let Some(description) = schema.remove("description") {
-            object(parameter).entry("description").or_insert(description);
+            object_mut(parameter).entry("description").or_insert(description);
         }
     }
 }
 
 /// All operations of a document.
 pub fn operations(document: &mut Value) -> impl Iterator<Item = &mut Map<String, Value>> {
-    object(&mut document["paths"])
+    object_mut(&mut document["paths"])
         .values_mut()
         .filter_map(Value::as_object_mut)
         .flat_map(Map::values_mut)
@@ -105,46 +112,46 @@ pub fn operations(document: &mut Value) -> impl Iterator<Item = &mut Map<String,
         .filter(|operation| operation.contains_key("responses"))
 }
 
-/// Whether a call is there for whoever runs the service.
+/// Whether an operation is meant for the operators of the service.
 #[must_use]
 pub fn is_for_operators(operation: &Map<String, Value>) -> bool {
     let tags = operation.get("tags").and_then(Value::as_array);
     tags.is_some_and(|tags| tags.iter().any(|tag| tag == OPERATIONS))
 }
 
-/// Which errors a call can have, whatever it does.
-fn shape(operation: &Map<String, Value>) -> Vec<u16> {
+/// The errors that follow from an operation's parameters and body.
+fn implied_errors(operation: &Map<String, Value>) -> Vec<u16> {
     if is_for_operators(operation) {
         return Vec::new();
     }
     let parameters = operation.get("parameters").and_then(Value::as_array);
-    let has = |place: &str| {
-        parameters.is_some_and(|parameters| parameters.iter().any(|parameter| parameter["in"] == place))
+    let has_parameter_in = |location: &str| {
+        parameters.is_some_and(|parameters| parameters.iter().any(|parameter| parameter["in"] == location))
     };
-    let body = operation.contains_key("requestBody");
+    let has_body = operation.contains_key("requestBody");
     let mut statuses = vec![414, 431, 500, 503];
-    if body || parameters.is_some_and(|parameters| !parameters.is_empty()) {
+    if has_body || parameters.is_some_and(|parameters| !parameters.is_empty()) {
         statuses.push(400);
     }
-    if body || has("query") {
+    if has_body || has_parameter_in("query") {
         statuses.push(422);
     }
-    if body {
+    if has_body {
         statuses.extend([408, 413, 415]);
     }
     statuses
 }
 
-fn reference(status: u16) -> Value {
-    json!({"$ref": format!("#/components/responses/{}", name(status))})
+fn error_reference(status: u16) -> Value {
+    reference("responses", component_name(status))
 }
 
-fn name(status: u16) -> &'static str {
-    example(status).slug()
+fn component_name(status: u16) -> &'static str {
+    example_problem(status).slug()
 }
 
 fn error_response(status: u16, description: Value) -> Value {
-    let example: Value = serde_json::from_str(&example(status).body()).expect("a problem is JSON");
+    let example: Value = serde_json::from_str(&example_problem(status).body()).expect("a problem is JSON");
     let mut response = json!({
         "description": description,
         "content": {
@@ -158,8 +165,8 @@ fn error_response(status: u16, description: Value) -> Value {
     response
 }
 
-/// What a status says, whatever the call.
-fn meaning(status: u16) -> String {
+/// What a status means for every operation that has no description of its own for it.
+fn usual_description(status: u16) -> String {
     let text = match status {
         400 => {
             "It can't be parsed: no JSON, a field that is missing or of the wrong type, a bad id, cursor or query"
@@ -182,8 +189,7 @@ fn meaning(status: u16) -> String {
     text.to_owned()
 }
 
-/// A problem with this status as it may look.
-fn example(status: u16) -> Problem {
+fn example_problem(status: u16) -> Problem {
     match status {
         400 => Problem::bad_field("/count", "expected a whole number"),
         404 => Problem::not_found("there is no reservation 0192f0c1-7c1a-7000-8000-0000000000a9"),
@@ -212,20 +218,12 @@ fn example(status: u16) -> Problem {
     }
 }
 
-/// The object there, made if there is none.
-pub(super) fn object(value: &mut Value) -> &mut Map<String, Value> {
-    if !value.is_object() {
-        *value = json!({});
-    }
-    value.as_object_mut().expect("it was made one")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_component_is_written_once() {
+    fn copies_of_a_component_become_references() {
         let movie = json!({"type": "object", "properties": {"id": {"type": "string"}}});
         let page = json!({"properties": {"items": {"type": "array", "items": movie}}});
         let mut document = json!({"paths": {}, "components": {"schemas": {"Movie": movie, "Page": page}}});
@@ -237,29 +235,29 @@ mod tests {
     }
 
     #[test]
-    fn errors_follow_from_the_shape() {
-        let responses = |operation: Value| {
+    fn errors_follow_from_parameters_and_body() {
+        let statuses = |operation: Value| {
             let mut document = json!({"paths": {"/": {"get": operation}}});
             complete(&mut document);
             let responses = document["paths"]["/"]["get"]["responses"].as_object().unwrap().clone();
-            (responses.keys().cloned().collect::<Vec<_>>().join(" "), document)
+            responses.keys().cloned().collect::<Vec<_>>().join(" ")
         };
-        let with = |more: Value| {
+        let statuses_with = |more: Value| {
             let mut operation = json!({"responses": {"200": {"description": "Fine"}}});
             operation.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            responses(operation).0
+            statuses(operation)
         };
-        assert_eq!(with(json!({})), "200 414 431 500 503");
-        assert_eq!(with(json!({"tags": ["operations"]})), "200");
-        assert_eq!(with(json!({"parameters": [{"in": "path"}]})), "200 400 414 431 500 503");
-        assert_eq!(with(json!({"parameters": [{"in": "query"}]})), "200 400 414 422 431 500 503");
-        assert_eq!(with(json!({"requestBody": {}})), "200 400 408 413 414 415 422 431 500 503");
+        assert_eq!(statuses_with(json!({})), "200 414 431 500 503");
+        assert_eq!(statuses_with(json!({"tags": ["operations"]})), "200");
+        assert_eq!(statuses_with(json!({"parameters": [{"in": "path"}]})), "200 400 414 431 500 503");
+        assert_eq!(statuses_with(json!({"parameters": [{"in": "query"}]})), "200 400 414 422 431 500 503");
+        assert_eq!(statuses_with(json!({"requestBody": {}})), "200 400 408 413 414 415 422 431 500 503");
     }
 
     #[test]
-    fn a_call_says_what_its_own_errors_mean() {
-        let own = json!({"404": {"description": "There is no such movie"}, "409": {"description": ""}});
-        let mut document = json!({"paths": {"/": {"get": {"responses": own}}}});
+    fn an_operation_may_describe_its_own_errors() {
+        let annotated = json!({"404": {"description": "There is no such movie"}, "409": {"description": ""}});
+        let mut document = json!({"paths": {"/": {"get": {"responses": annotated}}}});
         complete(&mut document);
         let responses = &document["paths"]["/"]["get"]["responses"];
         assert_eq!(responses["404"]["description"], "There is no such movie");
