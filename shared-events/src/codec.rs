@@ -1,19 +1,19 @@
-//! Bytes to events and back. Unknown types are for the reader to skip; broken records say what is wrong.
+//! Decodes and encodes events. A consumer skips unknown types; the error of a malformed record says what is wrong.
 
 use serde::Deserialize;
 use thiserror::Error;
 
 use crate::event::Event;
 
-/// What a record's value turned out to be.
+/// A decoded record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decoded {
     Event(Event),
-    /// Of a type that this version does not know: to be skipped and counted.
+    /// An event of a type that this version does not know: consumers skip and count it.
     Unknown(String),
 }
 
-/// A record that no version could read: poison.
+/// A record that no version can read: poison.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Malformed {
     #[error("the record has no value")]
@@ -33,7 +33,7 @@ struct Discriminator {
 /// Decodes a record's value.
 ///
 /// # Errors
-/// [`Malformed`] names the field and what is wrong with it.
+/// [`Malformed`] names the invalid field and the reason.
 pub fn decode(value: Option<&[u8]>) -> Result<Decoded, Malformed> {
     let json = value.ok_or(Malformed::Empty)?;
     let Discriminator { event_type } =
@@ -49,10 +49,10 @@ pub fn decode(value: Option<&[u8]>) -> Result<Decoded, Malformed> {
     }
 }
 
-/// Encodes an event as its record's value.
+/// Encodes an event as the value of a record.
 ///
 /// # Panics
-/// Never: the events hold nothing that JSON can't say.
+/// Never: events contain only types that JSON can represent.
 pub fn encode(event: &Event) -> Vec<u8> {
     serde_json::to_vec(event).expect("events are plain data with text keys")
 }
@@ -66,13 +66,13 @@ mod tests {
     }
 
     #[test]
-    fn unknown_types_are_told_apart() {
+    fn unknown_types_are_not_malformed() {
         let decoded = decode(Some(br#"{"eventType":"MovieRetired","x":1}"#)).unwrap();
         assert_eq!(decoded, Decoded::Unknown("MovieRetired".into()));
     }
 
     #[test]
-    fn broken_records_say_what_is_wrong() {
+    fn errors_name_the_field_and_the_reason() {
         assert_eq!(decode(None).unwrap_err(), Malformed::Empty);
         assert!(error("\u{0}\u{1}").contains("not a JSON object"));
         assert!(error("[1,2]").contains("not a JSON object"));
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_later_is_ignored() {
+    fn unknown_fields_are_ignored() {
         let json = r#"{"eventType":"MoviePublished","timestamp":"2026-01-01T00:00:00Z","movieId":
             "0192d3f4-0000-7000-8000-000000000002","movieName":"x","description":"","qty":1,"version":1,"seats":[1]}"#;
         assert!(matches!(decode(Some(json.as_bytes())), Ok(Decoded::Event(Event::MoviePublished(_)))));

@@ -1,5 +1,5 @@
-//! The metadata of an event, in the record's headers: CloudEvents 1.0 in Kafka's binary mode, plus
-//! `traceparent` (W3C), `correlation_id` and `causation_id`.
+//! The metadata of an event, in the headers of its record: CloudEvents 1.0 in Kafka's binary mode, plus `traceparent`
+//! (W3C), `correlation_id` and `causation_id`.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::event::Event;
 
-/// A header of a record: names are text, values may be absent or any bytes.
+/// A header of a record: its name, and its value, which may be absent or any bytes.
 pub type Header = (String, Option<Vec<u8>>);
 
 pub const CE_ID: &str = "ce_id";
@@ -15,7 +15,7 @@ pub const TRACEPARENT: &str = "traceparent";
 pub const CORRELATION_ID: &str = "correlation_id";
 pub const CAUSATION_ID: &str = "causation_id";
 
-/// An event's identity (`ce_id`): a UUID when theater made it, any text when another program did.
+/// The identity of an event (`ce_id`): a UUID if theater published it, any text if another program did.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EventId(pub String);
 
@@ -24,7 +24,7 @@ impl EventId {
         Self(Uuid::now_v7().to_string())
     }
 
-    /// The identity of a record that came without one: its place in the log.
+    /// The identity of a record without a `ce_id`: its position in the log.
     pub fn at_log_position(topic: &str, partition: i32, offset: i64) -> Self {
         Self(format!("{topic}/{partition}/{offset}"))
     }
@@ -42,15 +42,15 @@ impl fmt::Display for EventId {
     }
 }
 
-/// What made a decision happen, and so what its events carry on: the trace, and the causing event if
-/// it was one (an HTTP call and a deadline are none).
+/// The cause of a decision, which its events pass on: the trace, and the causing event. An HTTP call or a deadline is
+/// no event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
     pub traceparent: Option<String>,
     pub causation: Option<EventId>,
 }
 
-/// What a reader needs of a record's headers. Each may be absent: a record made by hand is valid.
+/// The headers that a consumer needs. Each may be absent: a record produced by hand is valid.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Envelope {
     pub id: Option<EventId>,
@@ -58,8 +58,8 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// Reads the headers that matter; what is not UTF-8 counts as absent.
-    pub fn read(headers: &[Header]) -> Self {
+    /// Reads a record's headers. A value that is not UTF-8 counts as absent.
+    pub fn from_headers(headers: &[Header]) -> Self {
         let text = |name: &str| {
             let (_, value) = headers.iter().find(|(header, _)| header == name)?;
             std::str::from_utf8(value.as_deref()?).ok().filter(|value| !value.is_empty()).map(str::to_owned)
@@ -95,12 +95,12 @@ mod tests {
 
     #[test]
     fn a_record_without_headers_is_valid() {
-        assert_eq!(Envelope::read(&[]), Envelope::default());
+        assert_eq!(Envelope::from_headers(&[]), Envelope::default());
     }
 
     #[test]
-    fn broken_headers_count_as_absent() {
+    fn invalid_headers_count_as_absent() {
         let headers = vec![(CE_ID.to_owned(), Some(vec![0xff, 0xfe])), (TRACEPARENT.to_owned(), None)];
-        assert_eq!(Envelope::read(&headers), Envelope::default());
+        assert_eq!(Envelope::from_headers(&headers), Envelope::default());
     }
 }

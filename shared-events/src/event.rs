@@ -1,7 +1,7 @@
-//! Every event of the saga: facts in the past tense, flat, camelCase, readable in a console consumer.
+//! Every event of the saga: a fact in the past tense, as flat camelCase JSON that is readable in a console consumer.
 //!
-//! Fields are only ever added, and only optional ones. Readers refuse what breaks an invariant (a
-//! [`Count`] below 1), never what is merely over today's limits.
+//! New fields are always optional, and no field is ever removed. A reader rejects a value that breaks an invariant (a
+//! [`Count`] below 1), but never one that only exceeds a current limit.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ use crate::topic::Topic;
 pub struct Timestamp(DateTime<Utc>);
 
 impl Timestamp {
-    /// Cut to the millisecond, so that what is written equals what is read back.
+    /// Truncates to milliseconds, so that a written timestamp equals the one that is read back.
     pub fn new(moment: DateTime<Utc>) -> Self {
         let millis = moment.timestamp_millis();
         Self(DateTime::from_timestamp_millis(millis).unwrap_or(moment))
@@ -97,7 +97,7 @@ pub enum CancelReason {
 impl CancelReason {
     pub const ALL: [Self; 4] = [Self::OutOfStock, Self::MovieNotFound, Self::Customer, Self::Deadline];
 
-    /// As it stands in events, answers and tables.
+    /// The text in events, responses and tables.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::OutOfStock => "OUT_OF_STOCK",
@@ -306,14 +306,14 @@ macro_rules! events {
                 match self { $(Self::$name(_) => Topic::$topic,)+ }
             }
 
-            /// The record's key: all that concerns one movie is in one partition.
+            /// The record's key: all events of a movie are in one partition.
             pub const fn movie_id(&self) -> MovieId {
                 match self { $(Self::$name(event) => event.movie_id,)+ }
             }
 
-            /// What each type's fields look like; `eventType` is not among them.
+            /// The schema of each type's fields, without `eventType`.
             #[cfg(feature = "schema")]
-            pub(crate) fn fields(generator: &schemars::SchemaGenerator) -> Vec<(&'static str, schemars::Schema)> {
+            pub(crate) fn field_schemas(generator: &schemars::SchemaGenerator) -> Vec<(&'static str, schemars::Schema)> {
                 vec![$((stringify!($name), generator.clone().into_root_schema_for::<$name>())),+]
             }
 
@@ -356,7 +356,7 @@ fn parse<'de, T: Deserialize<'de>>(
 }
 
 impl Event {
-    /// The reservation that the event is about, if it is about one.
+    /// The reservation that the event belongs to, if any.
     pub const fn reservation_id(&self) -> Option<ReservationId> {
         match self {
             Self::ReservationPlaced(event) => Some(event.reservation_id),
@@ -383,7 +383,7 @@ impl Event {
         }
     }
 
-    /// The saga's id: the reservation, or the movie for catalogue facts.
+    /// The saga's id: the reservation, or the movie for events of the catalogue.
     pub fn correlation_id(&self) -> String {
         match self.reservation_id() {
             Some(reservation) => reservation.to_string(),
@@ -391,7 +391,7 @@ impl Event {
         }
     }
 
-    /// What the event is about: the reservation for its own topic, the movie for the movie's facts.
+    /// The CloudEvents subject: the reservation for its own topic, the movie for the movies' topic.
     pub fn subject(&self) -> String {
         match self.topic() {
             Topic::Reservations => self.correlation_id(),

@@ -1,4 +1,4 @@
-//! Typed identifiers: a reservation's id is never taken for a movie's.
+//! Typed identifiers, so that a reservation's id can't be passed as a movie's.
 
 use std::fmt;
 use std::str::FromStr;

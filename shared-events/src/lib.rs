@@ -1,15 +1,15 @@
-//! The contracts of the theater saga: what crosses Kafka, and nothing else.
+//! The contracts of the theater saga: everything that the services exchange over Kafka.
 //!
 //! # Layout
 //!
 //! - [`ids`]: typed identifiers.
-//! - [`event`]: every event's payload, as flat camelCase JSON.
-//! - [`envelope`]: the metadata that travels in a record's headers (CloudEvents 1.0, binary mode).
-//! - [`codec`]: bytes to events and back; unknown types are told apart from broken records.
-//! - [`topic`]: names of topics and consumer groups, the partitioner.
-//! - `schema`, by the feature of that name: the JSON Schemas of all this.
+//! - [`event`]: the payload of every event, as flat camelCase JSON.
+//! - [`envelope`]: the metadata in a record's headers (CloudEvents 1.0, binary mode).
+//! - [`codec`]: decodes and encodes events; distinguishes unknown types from malformed records.
+//! - [`topic`]: the names of topics and consumer groups, and the partitioner.
+//! - `schema` (feature `schema`): the JSON Schemas of events and headers.
 //!
-//! This crate changes rarely and under scrutiny: other programs are held against it.
+//! Changes here need care: other programs depend on these contracts.
 
 pub mod codec;
 pub mod envelope;

@@ -1,8 +1,8 @@
-//! The JSON Schemas (draft 2020-12) of what crosses Kafka, made from the types that are sent and read: which
-//! fields there are, of what type, and which may be absent. What a field's name means, and the bounds whose
-//! breaking is an error for ever, stand here once, since a name means the same in every event.
+//! The JSON Schemas (draft 2020-12) of records in Kafka, generated from the types that are written and read: the
+//! fields, their types, and which may be absent. The meaning of each field and its permanent bounds are defined here
+//! once, because a name means the same in every event.
 //!
-//! They are open: what is added later is ignored by who reads today.
+//! The schemas are open: consumers ignore fields that are added later.
 
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
@@ -19,16 +19,16 @@ pub fn events() -> Vec<(&'static str, Value)> {
     let settings = SchemaSettings::draft2020_12()
         .for_serialize()
         .with(|settings| settings.inline_subschemas = true)
-        .with_transform(RecursiveTransform(never_null));
-    let fields = Event::fields(&SchemaGenerator::new(settings));
+        .with_transform(RecursiveTransform(remove_null));
+    let fields = Event::field_schemas(&SchemaGenerator::new(settings));
     fields
         .into_iter()
-        .map(|(event_type, schema)| (event_type, event(event_type, schema.to_value())))
+        .map(|(event_type, schema)| (event_type, event_schema(event_type, schema.to_value())))
         .collect()
 }
 
-/// An absent field is absent; theater writes no `null`.
-fn never_null(schema: &mut schemars::Schema) {
+/// Removes `null` from a type: theater leaves an absent field out.
+fn remove_null(schema: &mut schemars::Schema) {
     if let Some(Value::Array(types)) = schema.get_mut("type") {
         types.retain(|name| name != "null");
         if let [only] = types.as_slice() {
@@ -38,15 +38,15 @@ fn never_null(schema: &mut schemars::Schema) {
     }
 }
 
-fn event(event_type: &str, mut schema: Value) -> Value {
+fn event_schema(event_type: &str, mut schema: Value) -> Value {
     let discriminator = json!({"description": "The type of the event.", "const": event_type});
     if let Some(Value::Array(required)) = schema.get_mut("required") {
         required.insert(0, json!("eventType"));
     }
     if let Some(Value::Object(properties)) = schema.get_mut("properties") {
         for (name, property) in properties.iter_mut() {
-            if let (Value::Object(property), Value::Object(about)) = (property, about(name)) {
-                property.extend(about);
+            if let (Value::Object(property), Value::Object(meaning)) = (property, field_meaning(name)) {
+                property.extend(meaning);
             }
         }
         properties.insert("eventType".to_owned(), discriminator);
@@ -54,8 +54,8 @@ fn event(event_type: &str, mut schema: Value) -> Value {
     schema
 }
 
-/// What a field means in every event, and its invariant. Types with names say it themselves.
-fn about(field: &str) -> Value {
+/// The description and the invariant of a field, the same in every event. Named types have their own.
+fn field_meaning(field: &str) -> Value {
     match field {
         "timestamp" => json!({"description": "When it happened: RFC 3339 in UTC, with milliseconds."}),
         "movieName" => json!({"description": "The movie's name as of this event."}),
@@ -75,7 +75,7 @@ fn about(field: &str) -> Value {
     }
 }
 
-/// The schema of the headers of an event that theater publishes.
+/// The schema of the headers of the events that theater publishes.
 pub fn headers() -> Value {
     let ids = |description: &str| json!({"description": description, "type": "string", "format": "uuid"});
     json!({
@@ -118,7 +118,7 @@ pub fn headers() -> Value {
     })
 }
 
-/// The schema of what a dead letter has in its headers beside those it came with.
+/// The schema of the headers that a dead letter has in addition to those of the original record.
 pub fn dead_letter_headers() -> Value {
     let number =
         |description: &str| json!({"description": description, "type": "string", "pattern": "^[0-9]+$"});

@@ -1,17 +1,17 @@
-//! Names of topics and consumer groups. They never change: a renamed group reads everything again.
+//! Names of topics and consumer groups. They never change: a renamed group would read all records again.
 
-/// What the producer of every record uses, so that Java clients agree on a key's partition.
+/// The partitioner of every producer: Java clients choose the same partition for a key.
 pub const PARTITIONER: &str = "murmur2_random";
 
-/// What a dead-letter topic's name ends with.
+/// The suffix of a dead-letter topic's name.
 pub const DEAD_LETTER_SUFFIX: &str = ".dlq";
 
 /// A topic of the saga.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Topic {
-    /// `theater.reservations`: produced by reservation.
+    /// `theater.reservations`: published by reservation.
     Reservations,
-    /// `theater.movies`: produced by movie.
+    /// `theater.movies`: published by movie.
     Movies,
 }
 
@@ -38,7 +38,7 @@ pub enum Consumer {
 impl Consumer {
     pub const ALL: [Self; 4] = [Self::Reservation, Self::Movie, Self::Notification, Self::ReservationList];
 
-    /// The topic that it reads.
+    /// The topic that the service consumes.
     pub const fn topic(self) -> Topic {
         match self {
             Self::Reservation => Topic::Movies,
@@ -56,7 +56,7 @@ impl Consumer {
     }
 }
 
-/// The names under one prefix (`theater.` unless set otherwise), so that tests run side by side.
+/// The names with one prefix: `theater.` by default. Tests use other prefixes to run in parallel.
 #[derive(Clone, Debug)]
 pub struct Topics {
     prefix: String,
@@ -71,7 +71,7 @@ impl Topics {
         format!("{}{}", self.prefix, topic.suffix())
     }
 
-    /// Where a consumer's dead letters go: beside the topic that it reads.
+    /// The topic of the dead letters of a topic's consumers.
     pub fn dead_letters(&self, topic: Topic) -> String {
         format!("{}{DEAD_LETTER_SUFFIX}", self.name(topic))
     }
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_the_contracts() {
+    fn names_never_change() {
         let topics = Topics::new("theater.");
         assert_eq!(topics.name(Topic::Reservations), "theater.reservations");
         assert_eq!(topics.name(Topic::Movies), "theater.movies");

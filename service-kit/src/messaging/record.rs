@@ -42,7 +42,7 @@ impl Record {
     /// Distinguishes this record from another one at the same offset of a log that was created anew: its event's id,
     /// or if it has none a checksum of its key and value.
     pub fn identity(&self) -> String {
-        match Envelope::read(&self.headers).id {
+        match Envelope::from_headers(&self.headers).id {
             Some(EventId(id)) => format!("id:{id}").replace('\0', ""),
             None => {
                 let mut checksum = crc32fast::Hasher::new();
@@ -67,7 +67,7 @@ impl Record {
             Decoded::Event(event) => event,
             Decoded::Unknown(event_type) => return Ok(DecodedRecord::Unknown(event_type)),
         };
-        let envelope = Envelope::read(&self.headers);
+        let envelope = Envelope::from_headers(&self.headers);
         let trace = envelope.traceparent.as_deref().and_then(TraceParent::parse);
         Ok(DecodedRecord::Event(Box::new(Delivery {
             event,
