@@ -13,7 +13,7 @@ pub struct Config {
     #[command(flatten)]
     pub events: EventsConfig,
 
-    /// Where HTTP is served; port 0 takes a free one
+    /// The address for HTTP; port 0 takes a free one
     #[arg(long, env = "BIND_ADDRESS", default_value = "0.0.0.0:8085")]
     pub bind_address: SocketAddr,
 
@@ -27,11 +27,11 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
 }
 
-/// Files of a movie's reservations.
+/// Where exports are stored, how long, and how large they may be.
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Exports")]
 pub struct ExportConfig {
-    /// The folder where exports are kept: one that all replicas share, or each can hand out its own only
+    /// The folder of exports. All replicas should share it: otherwise each serves only the files that it made
     #[arg(long, env = "EXPORTS_DIR", default_value_os_t = std::env::temp_dir().join("theater-exports"))]
     pub exports_dir: PathBuf,
 
@@ -40,7 +40,7 @@ pub struct ExportConfig {
           value_parser = clap::value_parser!(u32).range(1..=31_536_000))]
     pub exports_ttl_secs: u32,
 
-    /// Bytes that all exports together may take in the folder; those that are being made come on top
+    /// Bytes of all finished exports together; exports that are being made come on top
     #[arg(long, env = "EXPORTS_BYTES_MAX", default_value_t = 1 << 30,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub exports_bytes_max: u64,
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn exports_have_a_folder_of_their_own_unless_told() {
+    fn exports_have_their_own_folder_by_default() {
         let config = parse(&["--exports-dir=/exports", "--exports-ttl-secs=60"]).unwrap().exports;
         assert_eq!((config.exports_dir, config.exports_ttl_secs), (PathBuf::from("/exports"), 60));
         assert!(parse(&[]).unwrap().exports.exports_dir.starts_with(std::env::temp_dir()));

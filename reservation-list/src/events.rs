@@ -1,4 +1,4 @@
-//! Outcomes from the log, projected a batch at a time.
+//! Projects outcomes from the log, a batch at a time.
 
 use prometheus::{IntCounterVec, Opts, Registry};
 use service_kit::messaging::waiters::StatusWaiters;
@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use crate::projection::{Reservation, Status, fold};
 use crate::store;
 
-/// How the list changed.
+/// Counts changes of the list.
 #[derive(Clone)]
 pub struct ListMetrics {
     changes: IntCounterVec,
@@ -17,14 +17,14 @@ pub struct ListMetrics {
 
 impl ListMetrics {
     /// # Errors
-    /// A name that is taken.
+    /// If the metric's name is taken.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
         let changes = IntCounterVec::new(
             Opts::new("list_changes_total", "Rows of the list inserted or changed, by their status then"),
             &["status"],
         )?;
         for status in Status::ALL {
-            // A rate needs a zero to begin with.
+            // A counter starts at 0: without it Prometheus misses the first increase.
             changes.with_label_values(&[status.as_str()]);
         }
         registry.register(Box::new(changes.clone()))?;
@@ -44,7 +44,7 @@ pub struct Handler {
 }
 
 impl EventHandler for Handler {
-    /// Rows that a batch changed.
+    /// The rows that a batch inserted or changed, with their new status.
     type Effects = Vec<(ReservationId, Status)>;
 
     async fn apply(
@@ -53,7 +53,7 @@ impl EventHandler for Handler {
         deliveries: &[&Delivery],
     ) -> Result<Self::Effects, Fault> {
         let inputs: Vec<Reservation> =
-            deliveries.iter().filter_map(|delivery| Reservation::of(&delivery.event)).collect();
+            deliveries.iter().filter_map(|delivery| Reservation::from_event(&delivery.event)).collect();
         if inputs.is_empty() {
             return Ok(Vec::new());
         }

@@ -1,22 +1,23 @@
-//! A movie's reservations as a file for its vendor: asked for, made in the background, kept for a while.
+//! Exports a movie's reservations as a file for its vendor. A call accepts an export, a worker makes it in the
+//! background, and the file stays until it expires.
 //!
-//! It is no part of the saga: no event tells of it, and nothing is decided by it.
+//! Exports are no part of the saga: no event reports them, and nothing is decided by them.
 //!
-//! - [`table`]: reservations as CSV: pure.
+//! - [`csv_format`]: reservations as CSV. Pure.
 //! - [`folder`]: the files, in a folder that all replicas share.
-//! - [`maker`]: makes what is asked for, and clears what has expired.
+//! - [`exporter`]: makes the files, and deletes expired exports.
 
+pub mod csv_format;
+pub mod exporter;
 pub mod folder;
-pub mod maker;
-pub mod table;
 
 use chrono::{DateTime, Utc};
 use shared_events::MovieId;
 use uuid::Uuid;
 
-use folder::Name;
+use folder::FileName;
 
-/// How far an export is.
+/// The state of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Pending,
@@ -28,7 +29,7 @@ pub enum State {
 impl State {
     pub const ALL: [Self; 4] = [Self::Pending, Self::Running, Self::Ready, Self::Failed];
 
-    /// As it stands in answers and in the table.
+    /// The name in responses and in the table.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "PENDING",
@@ -43,15 +44,15 @@ impl State {
     }
 }
 
-/// An export as it stands.
+/// A row of the table `export`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Export {
     pub id: Uuid,
     pub movie_id: MovieId,
     pub state: State,
-    /// How often it was begun.
+    /// The number of attempts that were begun.
     pub attempt: i32,
-    /// Reservations that are written so far.
+    /// Reservations written so far.
     pub rows: i64,
     /// Why it failed.
     pub reason: Option<String>,
@@ -60,8 +61,8 @@ pub struct Export {
 }
 
 impl Export {
-    /// The file of the present attempt.
-    pub fn name(&self) -> Name {
-        Name::new(self.id, self.attempt, self.expires_at)
+    /// The file of the latest attempt.
+    pub fn file_name(&self) -> FileName {
+        FileName::new(self.id, self.attempt, self.expires_at)
     }
 }

@@ -1,11 +1,12 @@
-//! What a crash may come right before or right after, beside the runtime's own acts.
+//! The service's own failpoints, beside those of service-kit.
 //!
-//! Those of the projection. An export isn't among them: it is no part of the saga, nothing follows from it, and whoever
-//! comes after a crash makes it anew under another name. `tests/integration/exports.rs` has one die in the middle.
+//! Only the projection has failpoints. Exports have none: they are no part of the saga, nothing follows from them, and
+//! after a crash another attempt makes the file again under another name. `tests/integration/exports.rs` kills a
+//! replica in the middle of an export.
 
 service_kit::failpoints! {
-    /// New rows are written.
+    /// Inserts new rows.
     INSERT = "list.insert";
-    /// Rows whose reservation is cancelled are.
+    /// Cancels existing rows.
     CANCEL = "list.cancel";
 }

@@ -1,4 +1,4 @@
-//! The list, newest first; [`exports`] are files of it.
+//! Lists reservations, newest first. [`exports`] are files of them.
 
 pub mod exports;
 
@@ -9,6 +9,7 @@ use serde::Serialize;
 use service_kit::http::Stopping;
 use service_kit::http::openapi::{self, schemas};
 use service_kit::http::pagination::{self, Page, PageQuery};
+use service_kit::http::parameters;
 use service_kit::http::problem::Problem;
 use service_kit::messaging::Fault;
 use service_kit::messaging::consistency_token::{ConsistencyToken, TokenParameter};
@@ -21,15 +22,15 @@ use utoipa::openapi::Schema;
 use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use crate::projection::{Reservation, Status};
-use crate::store::{self, Shown};
+use crate::store::{self, StatusFilter};
 
 const COLLECTION: &str = "reservationList";
 const USER_ID_MAX: usize = 200;
 
-/// How long a caller with a consistency token waits for the list to catch up: well within the request's limit.
+/// How long a call with a consistency token waits for the list to catch up: well within the request's time limit.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(3);
 
-/// What the service says of itself.
+/// The service's part of the API's description.
 #[derive(OpenApi)]
 #[openapi(
     paths(list, exports::ask, exports::show, exports::download),
@@ -41,12 +42,12 @@ struct Description;
 pub struct Api {
     pub pool: PgPool,
     pub waiters: StatusWaiters<Status>,
-    pub exports: exports::Exports,
+    pub exports: exports::ExportApi,
 }
 
 pub fn routes(api: Api) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static {
     let api = web::Data::new(api);
-    let description = openapi::text(Description::openapi());
+    let description = openapi::document_text(Description::openapi());
     move |config| {
         config
             .app_data(api.clone())
@@ -62,10 +63,10 @@ fn user_id_schema() -> Schema {
     schemas::described("Only this user's", schemas::text(1, USER_ID_MAX))
 }
 
-fn shown_schema() -> Schema {
-    let mut shown = schemas::words(["confirmed", "all"]);
-    shown.default = Some("confirmed".into());
-    schemas::described("`all` shows the cancelled ones too", shown)
+fn status_filter_schema() -> Schema {
+    let mut filter = schemas::words(["confirmed", "all"]);
+    filter.default = Some("confirmed".into());
+    schemas::described("`all` shows the cancelled ones too", filter)
 }
 
 fn status_schema() -> Schema {
@@ -79,7 +80,7 @@ fn status_schema() -> Schema {
 struct Parameters {
     #[param(schema_with = user_id_schema, required = false)]
     user_id: Option<String>,
-    #[param(schema_with = shown_schema, required = false)]
+    #[param(schema_with = status_filter_schema, required = false)]
     status: Option<String>,
 }
 
@@ -136,39 +137,40 @@ async fn list(
     stopping: Stopping,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let parameters = pagination::query(&request, &["userId", "status", "cursor", "limit"])?;
-    let shown = match parameters.get("status").map(String::as_str) {
-        None | Some("confirmed") => Shown::Confirmed,
-        Some("all") => Shown::All,
+    let parameters = parameters::query(&request, &["userId", "status", "cursor", "limit"])?;
+    let status_filter = match parameters.get("status").map(String::as_str) {
+        None | Some("confirmed") => StatusFilter::Confirmed,
+        Some("all") => StatusFilter::All,
         Some(_) => return Err(Problem::bad_field("/status", "must be confirmed or all")),
     };
-    let user_id = pagination::text(&parameters, "userId", USER_ID_MAX)?;
-    let query = PageQuery::parse(&parameters, COLLECTION, &[user_id, Some(shown.as_str())])?;
+    let user_id = parameters::text(&parameters, "userId", USER_ID_MAX)?;
+    let query = PageQuery::parse(&parameters, COLLECTION, &[user_id, Some(status_filter.as_str())])?;
     if let Some(token) = ConsistencyToken::from_headers(request.headers())? {
         catch_up(&api, token, &stopping).await?;
     }
 
-    let mut reading = ReadConnection::begin(&api.pool).await.map_err(Fault::from)?;
-    let reservations =
-        store::list(&mut reading, user_id, shown, query.after, query.limit + 1).await.map_err(Fault::from)?;
-    reading.end();
+    let mut connection = ReadConnection::begin(&api.pool).await.map_err(Fault::from)?;
+    let reservations = store::list(&mut connection, user_id, status_filter, query.after, query.limit + 1)
+        .await
+        .map_err(Fault::from)?;
+    connection.end();
     let rows = reservations.iter().map(|(seq, row)| (*seq, RowView::from(row))).collect();
     Ok(pagination::page(&request, rows, &query))
 }
 
-/// Waits until the list shows a reservation as far as the caller has seen it. Of one that was undecided then, it
-/// is the outcome: the list shows nothing before.
-async fn catch_up(api: &Api, seen: ConsistencyToken, Stopping(stopping): &Stopping) -> Result<(), Problem> {
-    let rank = seen.rank.max(Status::Confirmed.rank());
-    // Before the look, so that nothing between the two is missed.
+/// Waits until the list shows the token's reservation with at least the token's status. If the token is of an undecided
+/// reservation, it waits for the outcome: the list shows nothing before.
+async fn catch_up(api: &Api, token: ConsistencyToken, Stopping(stopping): &Stopping) -> Result<(), Problem> {
+    let rank = token.rank.max(Status::Confirmed.rank());
+    // Subscribes before the query, so that no change between the two is missed.
     let mut waiter = api
         .waiters
-        .subscribe(seen.id)
+        .subscribe(token.id)
         .ok_or_else(|| Problem::unavailable(format!("{WAITERS_MAX} callers wait for the list already")))?;
-    let mut reading = ReadConnection::begin(&api.pool).await.map_err(Fault::from)?;
-    let stands = store::statuses(&mut reading, &[seen.id]).await.map_err(Fault::from)?;
-    reading.end();
-    if stands.iter().any(|(_, status)| status.rank() >= rank) {
+    let mut connection = ReadConnection::begin(&api.pool).await.map_err(Fault::from)?;
+    let statuses = store::statuses(&mut connection, &[token.id]).await.map_err(Fault::from)?;
+    connection.end();
+    if statuses.iter().any(|(_, status)| status.rank() >= rank) {
         return Ok(());
     }
     match timeout(CATCH_UP_LIMIT, stopping.run_until_cancelled(waiter.wait_for(rank))).await {
@@ -190,18 +192,18 @@ mod tests {
     use service_kit::messaging::{Idempotency, IdempotencyConfig};
 
     use super::*;
+    use crate::export::exporter::{ExportMetrics, Exporter};
     use crate::export::folder::Folder;
-    use crate::export::maker::{ExportMetrics, Maker};
 
     fn get(uri: &str) -> test::TestRequest {
         test::TestRequest::with_uri(uri)
     }
 
-    /// What is refused never reaches the database, so there need be none.
+    /// The status and the first error of a refused request. It never reaches the database, so none is running.
     async fn refused(request: test::TestRequest) -> (StatusCode, Value) {
         let pool = PgPool::connect_lazy("postgres://localhost:1/nowhere").unwrap();
         let registry = Registry::new();
-        let maker = Maker {
+        let exporter = Exporter {
             pool: pool.clone(),
             folder: Folder::new("nowhere"),
             bytes_max: 1,
@@ -210,7 +212,7 @@ mod tests {
         };
         let config = IdempotencyConfig { idempotency_ttl_secs: 1 };
         let idempotency = Idempotency::new(&config, &registry).unwrap();
-        let exports = exports::Exports::new(&maker, 1, idempotency);
+        let exports = exports::ExportApi::new(&exporter, 1, idempotency);
         let api = Api { pool, waiters: StatusWaiters::new(&registry).unwrap(), exports };
         let app = test::init_service(App::new().configure(routes(api))).await;
         let response = test::call_service(&app, request.to_request()).await;
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn bad_filters_are_named() {
+    async fn errors_of_filters_name_the_parameter() {
         let (status, error) = refused(get("/reservationLists?status=CONFIRMED")).await;
         assert_eq!(status, StatusCode::BAD_REQUEST);
         assert_eq!(error, serde_json::json!({"pointer": "/status", "detail": "must be confirmed or all"}));
@@ -233,8 +235,9 @@ mod tests {
         let (status, error) = refused(get("/reservationLists?userId=")).await;
         assert_eq!((status, error["pointer"].as_str()), (StatusCode::UNPROCESSABLE_ENTITY, Some("/userId")));
     }
+
     #[actix_web::test]
-    async fn bad_exports_are_named() {
+    async fn errors_of_exports_name_the_field() {
         for (body, pointer, detail) in [
             ("{}", "/movieId", "is missing"),
             (r#"{"movieId": 7}"#, "/movieId", "invalid type: integer `7`, expected a string"),

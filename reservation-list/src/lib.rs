@@ -1,14 +1,14 @@
-//! The read side: what a customer has reserved.
+//! The read side: lists what customers have reserved, and exports it for vendors.
 //!
 //! # Layout
 //!
-//! - [`projection`]: what the log says of a reservation, in whatever order: pure.
-//! - [`store`]: the rows behind it.
-//! - [`events`]: outcomes from the log.
-//! - [`export`]: a movie's reservations as a file, for its vendor.
-//! - [`http`]: the list, newest first, with what the caller has seen already; and the calls about exports.
+//! - [`projection`]: the pure decision how events change the list.
+//! - [`store`]: the SQL statements.
+//! - [`events`]: projects outcomes from the log.
+//! - [`export`]: makes files of a movie's reservations.
+//! - [`http`]: the list, newest first, read-your-writes with a consistency token; and the calls about exports.
 //! - [`config`]: the settings.
-//! - [`failpoints`]: where the tests let the process die.
+//! - [`failpoints`]: the points at which tests kill the process.
 
 pub mod config;
 pub mod events;
@@ -31,9 +31,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
+use export::exporter::{ExportMetrics, Exporter};
 use export::folder::Folder;
-use export::maker::{ExportMetrics, Maker};
-use http::exports::Exports;
+use http::exports::ExportApi;
 use projection::Status;
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -44,29 +44,29 @@ pub struct Application {
     listener: TcpListener,
     metrics: events::ListMetrics,
     waiters: StatusWaiters<Status>,
-    exports: Exports,
-    maker: Maker,
+    exports: ExportApi,
+    exporter: Exporter,
 }
 
 impl Application {
-    /// Binds the address, connects to the database and migrates it. Kafka may be away.
+    /// Binds the address, connects to the database and migrates it. Kafka may be unavailable.
     ///
     /// # Errors
-    /// An address in use; a database that can't be reached or migrated.
+    /// If the address is in use, or the database can't be reached or migrated.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let listener = service_kit::http::bind(config.bind_address)?;
         let options = ServiceOptions {
             consumer: Consumer::ReservationList,
             migrations: Migrator::with_migrations(MIGRATIONS.iter().cloned().collect()),
             publishes: false,
-            // Rows and position are lost together, and the log still has what they were made of.
+            // A crash of the database loses rows and position together, and the consumer reads the events again.
             session: &[("synchronous_commit", "off")],
         };
         let context = ServiceContext::build(&config.events, options).await?;
         let registry = context.metrics.registry();
         let metrics = events::ListMetrics::new(registry)?;
         let waiters = StatusWaiters::new(registry)?;
-        let maker = Maker {
+        let exporter = Exporter {
             pool: context.pool.clone(),
             folder: Folder::new(config.exports.exports_dir),
             bytes_max: config.exports.exports_bytes_max,
@@ -74,8 +74,8 @@ impl Application {
             wake: Arc::new(Notify::new()),
         };
         let idempotency = Idempotency::new(&config.idempotency, registry)?;
-        let exports = Exports::new(&maker, config.exports.exports_ttl_secs, idempotency);
-        Ok(Self { context, listener, metrics, waiters, exports, maker })
+        let exports = ExportApi::new(&exporter, config.exports.exports_ttl_secs, idempotency);
+        Ok(Self { context, listener, metrics, waiters, exports, exporter })
     }
 
     /// The port that was bound; 0 if the system can't tell.
@@ -86,33 +86,37 @@ impl Application {
     /// Runs until told to stop, and drains.
     ///
     /// # Errors
-    /// A fatal fault.
+    /// If a task fails.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { context, listener, metrics, waiters, exports, maker } = self;
+        let Self { context, listener, metrics, waiters, exports, exporter } = self;
         let pool = context.pool.clone();
         let api = http::Api { pool: pool.clone(), waiters: waiters.clone(), exports };
         let handler = events::Handler { metrics, waiters: waiters.clone() };
-        let clearing = maker.clone();
+        let cleanup = exporter.clone();
         let tasks = context
             .spawn_server(listener, http::routes(api))
-            .spawn("waiting", |stop| watch(waiters, pool.clone(), stop))
-            .spawn("exports", |stop| maker.run(stop))
-            .spawn("expired exports", |stop| clearing.clear(stop))
+            .spawn("waiting", |stop| notify_waiters(waiters, pool.clone(), stop))
+            .spawn("exports", |stop| exporter.run(stop))
+            .spawn("expired exports", |stop| cleanup.delete_expired(stop))
             .spawn("idempotency", |stop| idempotency::purge(pool, stop));
         context.spawn_consumer(tasks, handler).run(shutdown).await
     }
 }
 
-/// Looks for what other replicas project while somebody waits for it.
-async fn watch(waiters: StatusWaiters<Status>, pool: PgPool, stop: CancellationToken) -> anyhow::Result<()> {
-    let look = |ids: Vec<ReservationId>| {
+/// Notifies waiters of rows that other replicas have projected.
+async fn notify_waiters(
+    waiters: StatusWaiters<Status>,
+    pool: PgPool,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let query = |ids: Vec<ReservationId>| {
         let pool = pool.clone();
         async move {
-            let mut reading = ReadConnection::begin(&pool).await?;
-            let seen = store::statuses(&mut reading, &ids).await?;
-            reading.end();
-            Ok(seen)
+            let mut connection = ReadConnection::begin(&pool).await?;
+            let statuses = store::statuses(&mut connection, &ids).await?;
+            connection.end();
+            Ok(statuses)
         }
     };
-    waiters.run(look, stop).await
+    waiters.run(query, stop).await
 }

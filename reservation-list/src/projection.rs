@@ -1,11 +1,12 @@
-//! What the log says of a reservation, whatever the order in which it is read. Pure.
+//! Decides how events change the list. Pure. The result is the same in whatever order, and however often, events are
+//! read.
 
 use std::collections::{BTreeSet, HashMap};
 
 use service_kit::messaging::waiters::Progress;
 use shared_events::{Count, Event, MovieId, ReservationId};
 
-/// The status that a reservation came to. It only moves forward: `Cancelled` is final.
+/// A reservation's outcome. It only moves forward: `Cancelled` is final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Status {
     Confirmed,
@@ -24,7 +25,7 @@ impl Progress for Status {
 impl Status {
     pub const ALL: [Self; 2] = [Self::Confirmed, Self::Cancelled];
 
-    /// As it stands in answers and in the table.
+    /// The name in responses and in the table.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Confirmed => "CONFIRMED",
@@ -37,7 +38,7 @@ impl Status {
     }
 }
 
-/// A row of the list; as an input, what one event says that it should be.
+/// A row of the list; as an input, the row that follows from one event.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reservation {
     pub id: ReservationId,
@@ -50,8 +51,8 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// What an event says of a reservation. `None`: nothing that the list shows.
-    pub fn of(event: &Event) -> Option<Self> {
+    /// The row that follows from an event. `None` if the list doesn't show the event.
+    pub fn from_event(event: &Event) -> Option<Self> {
         match event {
             Event::ReservationConfirmed(event) => Some(Self {
                 id: event.reservation_id,
@@ -71,9 +72,9 @@ impl Reservation {
                 count: event.count,
                 date: event.date.clone(),
             }),
-            // Nothing is decided yet.
+            // The reservation has no outcome yet.
             Event::ReservationPlaced(_) => None,
-            // The movie's facts, should someone put them here: the list follows the reservation.
+            // A movie's events, should they be in this topic: the list follows only the reservation.
             Event::MoviePublished(_)
             | Event::MovieUpdated(_)
             | Event::TicketsAdded(_)
@@ -84,20 +85,20 @@ impl Reservation {
     }
 }
 
-/// Where the reservations that the inputs name stand, as far as they have a row.
+/// The statuses of the inputs' reservations, as far as they have a row.
 pub type State = HashMap<ReservationId, Status>;
 
-/// What is to be written: plain data.
+/// The rows to write: plain data.
 #[derive(Clone, Debug, Default)]
 pub struct Writes {
     /// In the order of the log.
     pub new: Vec<Reservation>,
-    /// Rows that were there, and are cancelled now.
+    /// Existing rows that become cancelled.
     pub cancelled: BTreeSet<ReservationId>,
 }
 
 impl Writes {
-    /// The rows that are inserted or changed, and their status then.
+    /// The rows that are inserted or changed, with their new status.
     pub fn changes(&self) -> impl Iterator<Item = (ReservationId, Status)> {
         let new = self.new.iter().map(|row| (row.id, row.status));
         new.chain(self.cancelled.iter().map(|id| (*id, Status::Cancelled)))
@@ -108,26 +109,27 @@ impl Writes {
 pub fn fold(state: State, inputs: Vec<Reservation>) -> Writes {
     let mut statuses = state;
     let mut writes = Writes::default();
-    let mut places: HashMap<ReservationId, usize> = HashMap::new();
+    let mut new_indices: HashMap<ReservationId, usize> = HashMap::new();
     for input in inputs {
         match (statuses.get(&input.id), input.status) {
             (None, Status::Confirmed | Status::Cancelled) => {
                 statuses.insert(input.id, input.status);
-                places.insert(input.id, writes.new.len());
+                new_indices.insert(input.id, writes.new.len());
                 writes.new.push(input);
             }
             (Some(Status::Confirmed), Status::Cancelled) => {
                 statuses.insert(input.id, Status::Cancelled);
-                match places.get(&input.id) {
-                    Some(place) => writes.new[*place].status = Status::Cancelled,
+                match new_indices.get(&input.id) {
+                    // The same batch inserts the row.
+                    Some(index) => writes.new[*index].status = Status::Cancelled,
                     None => {
                         writes.cancelled.insert(input.id);
                     }
                 }
             }
-            // The event again.
+            // The same event again.
             (Some(Status::Confirmed), Status::Confirmed) | (Some(Status::Cancelled), Status::Cancelled) => {}
-            // An older event after a newer one: what is cancelled stays so.
+            // A late confirmation: the newer cancellation was read before it, and `Cancelled` is final.
             (Some(Status::Cancelled), Status::Confirmed) => {}
         }
     }

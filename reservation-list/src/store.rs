@@ -1,4 +1,4 @@
-//! The list's rows, always locked and written in the order of their ids.
+//! SQL of the list. Rows are always locked and written in the order of their ids, so that transactions can't deadlock.
 
 use service_kit::messaging::Fault;
 use service_kit::messaging::failpoint::failpoint;
@@ -10,8 +10,7 @@ use uuid::Uuid;
 use crate::failpoints;
 use crate::projection::{Reservation, State, Status, Writes};
 
-/// Named one by one: a column that a newer replica's migration adds must not change what a prepared
-/// statement of ours returns.
+/// Lists the columns: `select *` would change under a prepared statement when a newer replica adds one.
 macro_rules! select_reservation {
     ($rest:literal) => {
         concat!("select seq, id, status, user_id, movie_id, movie_name, count, date from reservation ", $rest)
@@ -20,10 +19,10 @@ macro_rules! select_reservation {
 
 pub mod export;
 
-/// Loads and locks what the inputs name.
+/// Loads and locks the rows of the inputs' reservations.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn load(connection: &mut PgConnection, inputs: &[Reservation]) -> Result<State, sqlx::Error> {
     let mut ids: Vec<Uuid> = inputs.iter().map(|input| input.id.0).collect();
     ids.sort_unstable();
@@ -35,11 +34,11 @@ pub async fn load(connection: &mut PgConnection, inputs: &[Reservation]) -> Resu
     rows.iter().map(|row| Ok((ReservationId(row.try_get("id")?), status(row.try_get("status")?)?))).collect()
 }
 
-/// Writes what was decided.
+/// Writes the rows.
 ///
 /// # Errors
-/// The database's; a passing fault when another owner of the partition has inserted one of the new rows
-/// since `load`, so that it must be decided anew.
+/// If the database fails; a transient fault if another owner of the partition has inserted one of the new rows since
+/// `load`, so the batch must be decided again.
 pub async fn save(connection: &mut PgConnection, writes: &Writes) -> Result<(), Fault> {
     if !writes.new.is_empty() {
         let inserted = failpoint(failpoints::INSERT, insert(connection, &writes.new)).await?;
@@ -80,10 +79,10 @@ async fn insert(connection: &mut PgConnection, new: &[Reservation]) -> Result<u6
     Ok(inserted.rows_affected())
 }
 
-/// How these reservations stand, as far as they have a row.
+/// The statuses of these reservations, as far as they have a row.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn statuses(
     connection: &mut PgConnection,
     ids: &[ReservationId],
@@ -95,16 +94,16 @@ pub async fn statuses(
     rows.iter().map(|row| Ok((ReservationId(row.try_get("id")?), status(row.try_get("status")?)?))).collect()
 }
 
-/// Which reservations a list shows.
+/// Which reservations to list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shown {
+pub enum StatusFilter {
     Confirmed,
-    /// The cancelled ones too.
+    /// Cancelled ones too.
     All,
 }
 
-impl Shown {
-    /// As the query says it.
+impl StatusFilter {
+    /// The value of the query parameter `status`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Confirmed => "confirmed",
@@ -113,33 +112,35 @@ impl Shown {
     }
 }
 
-/// The newest reservations below `before`, of one user or of all, with their place in the order.
+/// The newest reservations whose `seq` is below `before`, of one user or of all, each with its `seq`.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn list(
     connection: &mut PgConnection,
     user_id: Option<&str>,
-    shown: Shown,
+    status_filter: StatusFilter,
     before: Option<i64>,
     limit: i64,
 ) -> Result<Vec<(i64, Reservation)>, sqlx::Error> {
-    // A statement for each index, with the status as a literal: a partial index serves nothing else.
-    let query = match (user_id, shown) {
-        (Some(user_id), Shown::Confirmed) => sqlx::query(select_reservation!(
+    // One statement per index. The status is a literal: a partial index doesn't serve a parameter.
+    let query = match (user_id, status_filter) {
+        (Some(user_id), StatusFilter::Confirmed) => sqlx::query(select_reservation!(
             "where left(user_id, 200) = left($1, 200) and user_id = $1 and status = 'CONFIRMED' and seq < $2
              order by seq desc limit $3"
         ))
         .bind(user_id),
-        (Some(user_id), Shown::All) => sqlx::query(select_reservation!(
+        (Some(user_id), StatusFilter::All) => sqlx::query(select_reservation!(
             "where left(user_id, 200) = left($1, 200) and user_id = $1 and seq < $2
              order by seq desc limit $3"
         ))
         .bind(user_id),
-        (None, Shown::Confirmed) => sqlx::query(select_reservation!(
+        (None, StatusFilter::Confirmed) => sqlx::query(select_reservation!(
             "where status = 'CONFIRMED' and seq < $1 order by seq desc limit $2"
         )),
-        (None, Shown::All) => sqlx::query(select_reservation!("where seq < $1 order by seq desc limit $2")),
+        (None, StatusFilter::All) => {
+            sqlx::query(select_reservation!("where seq < $1 order by seq desc limit $2"))
+        }
     };
     let rows = query.bind(before.unwrap_or(i64::MAX)).bind(limit).fetch_all(connection).await?;
     rows.iter().map(|row| Ok((row.try_get("seq")?, reservation(row)?))).collect()

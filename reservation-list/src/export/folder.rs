@@ -1,8 +1,8 @@
-//! The files of exports, in a folder that all replicas share, or this machine's own.
+//! The files of exports, in a folder that all replicas share, or in a local one.
 //!
-//! A file is written under another name, made to last, and only then given its own: whoever finds it finds it whole. Its
-//! name says whose it is, of which attempt, and when it expires, so anybody can clear the folder, whatever became of the
-//! one who wrote it; what isn't named so is left alone.
+//! A file is written under a temporary name, flushed to disk, and only then renamed, so readers find only complete
+//! files. Its name contains the export, the attempt and the expiry, so any process can delete expired files without the
+//! database, even if the writer has crashed. Files with other names are left alone.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -14,27 +14,27 @@ use tokio::fs::{self, DirBuilder, File, OpenOptions};
 use tokio::io::AsyncWriteExt;
 use uuid::Uuid;
 
-/// How the name of a whole file ends, and of one that is being written.
-const WHOLE: &str = "csv";
-const DRAFT: &str = "part";
+/// The extension of a complete file, and of one that is being written.
+const COMPLETE: &str = "csv";
+const PARTIAL: &str = "part";
 
-/// Of a folder that we make. One that is there, such as a volume, keeps what it has.
+/// The mode of a folder that is created here. An existing one, such as a volume, keeps its own.
 const FOLDER_MODE: u32 = 0o700;
-/// Pods of one group may have users of their own.
+/// The group may read: pods of one group may run as different users.
 const FILE_MODE: u32 = 0o640;
 
-/// What one attempt's file is called, but for its ending.
+/// The name of one attempt's file, without the extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Name {
+pub struct FileName {
     export: Uuid,
     attempt: i32,
     /// Unix time.
     expires: i64,
 }
 
-impl Name {
+impl FileName {
     pub fn new(export: Uuid, attempt: i32, expires_at: DateTime<Utc>) -> Self {
-        // Never before the row.
+        // Rounded up: the file doesn't expire before the row.
         Self { export, attempt, expires: expires_at.timestamp() + 1 }
     }
 
@@ -42,22 +42,21 @@ impl Name {
         self.attempt
     }
 
-    /// Those of the attempts before.
-    fn earlier(self) -> impl Iterator<Item = Self> {
+    fn earlier_attempts(self) -> impl Iterator<Item = Self> {
         (1..self.attempt).map(move |attempt| Self { attempt, ..self })
     }
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for FileName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.export, self.attempt, self.expires)
     }
 }
 
-impl FromStr for Name {
+impl FromStr for FileName {
     type Err = ();
 
-    /// Only what we would have written.
+    /// Accepts only what `Display` writes.
     fn from_str(text: &str) -> Result<Self, ()> {
         let mut parts = text.split('.');
         let mut part = || parts.next().ok_or(());
@@ -70,7 +69,7 @@ impl FromStr for Name {
     }
 }
 
-/// The folder. It is made when the first file is.
+/// The folder. It is created with the first file.
 #[derive(Clone, Debug)]
 pub struct Folder(PathBuf);
 
@@ -79,118 +78,124 @@ impl Folder {
         Self(path.into())
     }
 
-    fn path(&self, name: Name, ending: &str) -> PathBuf {
-        self.0.join(format!("{name}.{ending}"))
+    fn path(&self, name: FileName, extension: &str) -> PathBuf {
+        self.0.join(format!("{name}.{extension}"))
     }
 
-    /// Begins a file, and deletes what attempts before this one have left.
+    /// Creates a file, and deletes those of the export's earlier attempts.
     ///
     /// # Errors
-    /// The file system's.
-    pub async fn begin(&self, name: Name) -> io::Result<Draft> {
+    /// If the file system fails.
+    pub async fn create(&self, name: FileName) -> io::Result<PartialFile> {
         DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&self.0).await?;
-        for earlier in name.earlier() {
+        for earlier in name.earlier_attempts() {
             self.remove(earlier).await?;
         }
-        let path = self.path(name, DRAFT);
+        let path = self.path(name, PARTIAL);
         let file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&path).await?;
-        Ok(Draft { folder: self.0.clone(), path, whole: self.path(name, WHOLE), file, bytes: 0 })
+        Ok(PartialFile {
+            folder: self.0.clone(),
+            path,
+            complete_path: self.path(name, COMPLETE),
+            file,
+            bytes: 0,
+        })
     }
 
-    /// A whole file and how long it is.
+    /// Opens a complete file. Returns it and its length.
     ///
     /// # Errors
-    /// The file system's; `NotFound` also when it lies in another replica's folder.
-    pub async fn open(&self, name: Name) -> io::Result<(File, u64)> {
-        let file = File::open(self.path(name, WHOLE)).await?;
+    /// If the file system fails; `NotFound` also if the file is in another replica's folder.
+    pub async fn open(&self, name: FileName) -> io::Result<(File, u64)> {
+        let file = File::open(self.path(name, COMPLETE)).await?;
         let bytes = file.metadata().await?.len();
         Ok((file, bytes))
     }
 
-    /// Deletes an attempt's file, whole or not, if it is there.
+    /// Deletes an attempt's file, complete or partial, if it exists.
     ///
     /// # Errors
-    /// The file system's.
-    pub async fn remove(&self, name: Name) -> io::Result<()> {
-        for ending in [WHOLE, DRAFT] {
-            gone(fs::remove_file(self.path(name, ending)).await)?;
+    /// If the file system fails.
+    pub async fn remove(&self, name: FileName) -> io::Result<()> {
+        for extension in [COMPLETE, PARTIAL] {
+            ignore_not_found(fs::remove_file(self.path(name, extension)).await)?;
         }
         Ok(())
     }
 
-    /// Deletes all files that have expired, and tells how many.
+    /// Deletes all expired files, and returns their number.
     ///
     /// # Errors
-    /// The file system's, the first one; what could be deleted is.
-    pub async fn sweep(&self, now: DateTime<Utc>) -> io::Result<usize> {
+    /// The first error of the file system. Other files are deleted all the same.
+    pub async fn delete_expired(&self, now: DateTime<Utc>) -> io::Result<usize> {
         let mut files = match fs::read_dir(&self.0).await {
             Ok(files) => files,
-            // Nothing was ever exported here.
+            // Nothing was exported here yet.
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
             Err(error) => return Err(error),
         };
-        let (mut swept, mut result) = (0, Ok(()));
+        let (mut deleted, mut result) = (0, Ok(()));
         while let Some(file) = files.next_entry().await? {
             let path = file.path();
-            if named(&path).is_some_and(|name| name.expires <= now.timestamp()) {
-                result = result.and(gone(fs::remove_file(&path).await));
-                swept += 1;
+            if parse_file_name(&path).is_some_and(|name| name.expires <= now.timestamp()) {
+                result = result.and(ignore_not_found(fs::remove_file(&path).await));
+                deleted += 1;
             }
         }
-        result.map(|()| swept)
+        result.map(|()| deleted)
     }
 }
 
-/// The name that a file of ours has.
-fn named(path: &Path) -> Option<Name> {
+/// The name of an export's file; `None` for other files.
+fn parse_file_name(path: &Path) -> Option<FileName> {
     let name = path.file_name()?.to_str()?;
-    let stem = name.strip_suffix(WHOLE).or_else(|| name.strip_suffix(DRAFT))?.strip_suffix('.')?;
+    let stem = name.strip_suffix(COMPLETE).or_else(|| name.strip_suffix(PARTIAL))?.strip_suffix('.')?;
     stem.parse().ok()
 }
 
-/// Another replica may have deleted it first.
-fn gone(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
+/// Another replica may have deleted the file first.
+fn ignore_not_found(result: io::Result<()>) -> io::Result<()> {
+    match result {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        removed => removed,
+        result => result,
     }
 }
 
-/// A file that nobody finds yet.
+/// A file that is being written. Readers don't find it.
 #[derive(Debug)]
-pub struct Draft {
+pub struct PartialFile {
     folder: PathBuf,
     path: PathBuf,
-    whole: PathBuf,
+    complete_path: PathBuf,
     file: File,
     bytes: u64,
 }
 
-impl Draft {
+impl PartialFile {
     pub const fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// # Errors
-    /// The file system's.
+    /// If the file system fails.
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes).await?;
         self.bytes += bytes.len() as u64;
         Ok(())
     }
 
-    /// Makes it last, and lets it be found.
+    /// Flushes the file to disk, and renames it so that readers find it.
     ///
     /// # Errors
-    /// The file system's.
+    /// If the file system fails.
     pub async fn finish(&mut self) -> io::Result<()> {
         self.file.flush().await?;
         self.file.sync_all().await?;
-        fs::rename(&self.path, &self.whole).await?;
+        fs::rename(&self.path, &self.complete_path).await?;
         match File::open(&self.folder).await?.sync_all().await {
-            // Some network file systems know no such thing for a folder.
+            // Some network file systems can't flush a folder.
             Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
-            synced => synced,
+            result => result,
         }
     }
 }
@@ -202,9 +207,9 @@ mod tests {
     use super::*;
 
     fn folder() -> (tempfile::TempDir, Folder) {
-        let scratch = tempfile::tempdir().unwrap();
-        let folder = Folder::new(scratch.path().join("made/when/needed"));
-        (scratch, folder)
+        let temp_dir = tempfile::tempdir().unwrap();
+        let folder = Folder::new(temp_dir.path().join("created/when/needed"));
+        (temp_dir, folder)
     }
 
     async fn files(folder: &Folder) -> Vec<String> {
@@ -218,50 +223,50 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_finds_what_is_not_whole() {
-        let (_scratch, folder) = folder();
-        let name = Name::new(Uuid::now_v7(), 1, Utc::now());
-        let mut draft = folder.begin(name).await.unwrap();
-        draft.write(b"half").await.unwrap();
+    async fn readers_find_only_complete_files() {
+        let (_temp_dir, folder) = folder();
+        let name = FileName::new(Uuid::now_v7(), 1, Utc::now());
+        let mut file = folder.create(name).await.unwrap();
+        file.write(b"half").await.unwrap();
         assert_eq!(folder.open(name).await.unwrap_err().kind(), ErrorKind::NotFound);
-        draft.write(b" and half").await.unwrap();
-        draft.finish().await.unwrap();
+        file.write(b" and half").await.unwrap();
+        file.finish().await.unwrap();
         let (_, bytes) = folder.open(name).await.unwrap();
-        assert_eq!((bytes, draft.bytes()), (13, 13));
+        assert_eq!((bytes, file.bytes()), (13, 13));
         assert_eq!(files(&folder).await, [format!("{name}.csv")]);
     }
 
     #[tokio::test]
-    async fn an_attempt_clears_up_after_those_before() {
-        let (_scratch, folder) = folder();
+    async fn an_attempt_deletes_the_files_of_earlier_ones() {
+        let (_temp_dir, folder) = folder();
         let (export, now) = (Uuid::now_v7(), Utc::now());
         for attempt in 1..=3 {
-            let mut draft = folder.begin(Name::new(export, attempt, now)).await.unwrap();
+            let mut file = folder.create(FileName::new(export, attempt, now)).await.unwrap();
             if attempt == 2 {
-                draft.finish().await.unwrap();
+                file.finish().await.unwrap();
             }
         }
-        assert_eq!(files(&folder).await, [format!("{}.part", Name::new(export, 3, now))]);
+        assert_eq!(files(&folder).await, [format!("{}.part", FileName::new(export, 3, now))]);
     }
 
     #[tokio::test]
-    async fn only_what_is_ours_and_has_expired_is_swept() {
-        let (_scratch, folder) = folder();
+    async fn only_expired_files_of_exports_are_deleted() {
+        let (_temp_dir, folder) = folder();
         let now = Utc::now();
-        assert_eq!(folder.sweep(now).await.unwrap(), 0, "there is no folder");
-        let names = [-10, 10].map(|secs| Name::new(Uuid::now_v7(), 1, now + TimeDelta::seconds(secs)));
+        assert_eq!(folder.delete_expired(now).await.unwrap(), 0, "there is no folder");
+        let names = [-10, 10].map(|secs| FileName::new(Uuid::now_v7(), 1, now + TimeDelta::seconds(secs)));
         for name in names {
-            folder.begin(name).await.unwrap().finish().await.unwrap();
-            folder.begin(Name { attempt: 0, ..name }).await.unwrap();
+            folder.create(name).await.unwrap().finish().await.unwrap();
+            folder.create(FileName { attempt: 0, ..name }).await.unwrap();
         }
         let foreign = ["notes.csv", "a.1.0.csv", "00000000-0000-0000-0000-000000000000.1.0.txt"];
         for name in foreign.into_iter().chain(["00000000-0000-0000-0000-000000000000.01.0.csv"]) {
             fs::write(folder.0.join(name), "").await.unwrap();
         }
-        assert_eq!(folder.sweep(now).await.unwrap(), 2);
+        assert_eq!(folder.delete_expired(now).await.unwrap(), 2);
         let left = files(&folder).await;
         assert_eq!(left.len(), 6, "{left:?}");
         assert!(left.contains(&format!("{}.csv", names[1])), "{left:?}");
-        assert_eq!(folder.sweep(now + TimeDelta::seconds(12)).await.unwrap(), 2);
+        assert_eq!(folder.delete_expired(now + TimeDelta::seconds(12)).await.unwrap(), 2);
     }
 }

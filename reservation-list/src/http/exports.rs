@@ -1,5 +1,5 @@
-//! `/reservationLists/exports`: a movie's reservations as a CSV file. Asked for, made in the background, downloaded from
-//! any replica that finds it in its folder.
+//! `/reservationLists/exports`: a movie's reservations as a CSV file. A call accepts the export, a worker makes it in
+//! the background, and any replica that finds the file in its folder serves it.
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use futures_util::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use service_kit::http::body::Json;
 use service_kit::http::openapi::schemas;
-use service_kit::http::pagination;
+use service_kit::http::parameters;
 use service_kit::http::problem::Problem;
-use service_kit::http::validation::Validator;
+use service_kit::http::validation;
 use service_kit::messaging::database::{ReadConnection, Transaction};
 use service_kit::messaging::{Fault, Idempotency, IdempotencyKey, IdempotencyParameter, StoredResponse};
 use shared_events::{MovieId, Timestamp};
@@ -30,34 +30,36 @@ use utoipa::openapi::Schema;
 use uuid::Uuid;
 
 use super::Api;
+use crate::export::exporter::Exporter;
 use crate::export::folder::Folder;
-use crate::export::maker::Maker;
-use crate::export::{Export, State, table};
-use crate::store::export::{self, Asked};
+use crate::export::{Export, State, csv_format};
+use crate::store::export::{self, CreateOutcome, Limits};
 
 const PATH: &str = "/reservationLists/exports";
 
-/// Exports that may wait or be made at once, of all replicas.
+/// Exports that wait or are being made at once, of all replicas.
 const UNFINISHED_MAX: i64 = 100;
 
-/// Exports that are kept at once, however they ended: a small one takes a file all the same.
-const KEPT_MAX: i64 = 10_000;
+/// Exports that are stored at once, in any state: even a small one takes a file.
+const STORED_MAX: i64 = 10_000;
 
-/// Downloads that are under way in one process at most.
+const LIMITS: Limits = Limits { unfinished_max: UNFINISHED_MAX, stored_max: STORED_MAX };
+
+/// Downloads of one process at the same time.
 const DOWNLOADS_MAX: usize = 64;
 
-/// How long a download may take: who reads more slowly begins again.
+/// How long a download may take: a slower client must begin again.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(600);
 
-/// Of a file in memory, for each download.
-const PIECE: usize = 64 * 1024;
+/// Bytes of a file in memory, for each download.
+const CHUNK_BYTES: usize = 64 * 1024;
 
-/// How often a call is decided anew when another one with the same id or key came in between.
-const TRIES: usize = 3;
+/// How often a call is tried when another call with the same id or key commits in between.
+const TRIES_MAX: usize = 3;
 
 /// What the calls about exports need.
 #[derive(Clone)]
-pub struct Exports {
+pub struct ExportApi {
     folder: Folder,
     wake: Arc<Notify>,
     ttl_secs: u32,
@@ -65,10 +67,10 @@ pub struct Exports {
     downloads: Arc<Semaphore>,
 }
 
-impl Exports {
-    /// For the exports that `maker` makes.
-    pub fn new(maker: &Maker, ttl_secs: u32, idempotency: Idempotency) -> Self {
-        let (folder, wake) = (maker.folder.clone(), Arc::clone(&maker.wake));
+impl ExportApi {
+    /// For the exports that `exporter` makes.
+    pub fn new(exporter: &Exporter, ttl_secs: u32, idempotency: Idempotency) -> Self {
+        let (folder, wake) = (exporter.folder.clone(), Arc::clone(&exporter.wake));
         Self { folder, wake, ttl_secs, idempotency, downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)) }
     }
 }
@@ -155,16 +157,15 @@ pub(super) async fn ask(
     request: HttpRequest,
     Json(new): Json<NewExport>,
 ) -> Result<HttpResponse, Problem> {
-    let mut bounds = Validator::new();
-    let id = new.id.map(|id| bounds.id("/id", &id)).transpose()?;
-    let movie_id = MovieId(bounds.id("/movieId", &new.movie_id)?);
-    let key = IdempotencyKey::from_request(&request, PATH.to_owned(), &(id, movie_id))?;
+    let id = new.id.map(|id| validation::parse_id("/id", &id)).transpose()?;
+    let movie_id = MovieId(validation::parse_id("/movieId", &new.movie_id)?);
+    let idempotency_key = IdempotencyKey::from_request(&request, PATH.to_owned(), &(id, movie_id))?;
     let id = id.unwrap_or_else(Uuid::now_v7);
     let mut tries = 0;
     loop {
         tries += 1;
-        match api.try_ask(id, movie_id, key.as_ref()).await {
-            Err(Fault::Poison(_) | Fault::Fenced) if tries < TRIES => {}
+        match api.try_create(id, movie_id, idempotency_key.as_ref()).await {
+            Err(Fault::Poison(_) | Fault::Fenced) if tries < TRIES_MAX => {}
             result => return result?.map(StoredResponse::into_response),
         }
     }
@@ -180,7 +181,7 @@ pub(super) async fn ask(
     ),
 )]
 pub(super) async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let export = api.export(pagination::path_id(&request, "id")?).await?;
+    let export = api.find_export(parameters::path_id(&request, "id")?).await?;
     Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(ExportView::from(&export)))
 }
 
@@ -202,10 +203,10 @@ pub(super) async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<Ht
     ),
 )]
 pub(super) async fn download(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let export = api.export(pagination::path_id(&request, "id")?).await?;
+    let export = api.find_export(parameters::path_id(&request, "id")?).await?;
     match export.state {
         State::Ready => {}
-        State::Failed => return Err(Problem::conflict(failed(&export))),
+        State::Failed => return Err(Problem::conflict(failure_detail(&export))),
         State::Pending | State::Running => {
             return Err(Problem::conflict(format!("the export is {}, not READY yet", export.state.as_str())));
         }
@@ -213,54 +214,57 @@ pub(super) async fn download(api: web::Data<Api>, request: HttpRequest) -> Resul
     let permit = Arc::clone(&api.exports.downloads).try_acquire_owned();
     let permit = permit
         .map_err(|_| Problem::unavailable(format!("{DOWNLOADS_MAX} downloads are under way already")))?;
-    let (file, bytes) = api.file(&export).await?;
-    let name = format!("attachment; filename=\"reservations-{}.csv\"", export.movie_id);
+    let (file, bytes) = api.open_file(&export).await?;
+    let disposition = format!("attachment; filename=\"reservations-{}.csv\"", export.movie_id);
     Ok(HttpResponse::Ok()
-        .insert_header((CONTENT_TYPE, table::MEDIA_TYPE))
-        .insert_header((CONTENT_DISPOSITION, name))
+        .insert_header((CONTENT_TYPE, csv_format::MEDIA_TYPE))
+        .insert_header((CONTENT_DISPOSITION, disposition))
         .insert_header((CACHE_CONTROL, "no-store"))
-        .body(SizedStream::new(bytes, pieces(file, permit))))
+        .body(SizedStream::new(bytes, chunks(file, permit))))
 }
 
-fn failed(export: &Export) -> String {
+fn failure_detail(export: &Export) -> String {
     format!("the export has FAILED: {}", export.reason.as_deref().unwrap_or_default())
 }
 
 impl Api {
-    async fn try_ask(
+    /// Creates the export in one transaction.
+    ///
+    /// # Errors
+    /// If the database fails; [`Fault::Fenced`] if another call with the same key has just committed.
+    async fn try_create(
         &self,
         id: Uuid,
         movie_id: MovieId,
-        key: Option<&IdempotencyKey>,
+        idempotency_key: Option<&IdempotencyKey>,
     ) -> Result<Result<StoredResponse, Problem>, Fault> {
-        let Exports { idempotency, ttl_secs, wake, .. } = &self.exports;
+        let ExportApi { idempotency, ttl_secs, wake, .. } = &self.exports;
         let mut transaction = Transaction::begin(&self.pool).await?;
-        let mut stored_responses = idempotency.load(&mut transaction, key.into_iter()).await?;
-        let answer = match stored_responses.find(key) {
-            Some(answer) => answer,
+        let mut stored_responses = idempotency.load(&mut transaction, idempotency_key.into_iter()).await?;
+        let result = match stored_responses.find(idempotency_key) {
+            Some(result) => result,
             None => {
-                let asked =
-                    export::ask(&mut transaction, id, movie_id, *ttl_secs, UNFINISHED_MAX, KEPT_MAX).await?;
-                accepted(asked).inspect(|stored_response| stored_responses.store(key, stored_response))
+                let outcome = export::create(&mut transaction, id, movie_id, *ttl_secs, LIMITS).await?;
+                respond(outcome).inspect(|response| stored_responses.store(idempotency_key, response))
             }
         };
         idempotency.save(&mut transaction, &stored_responses).await?;
         transaction.commit().await?;
         wake.notify_one();
-        idempotency.count_replays(&answer);
-        Ok(answer)
+        idempotency.count_replays(&result);
+        Ok(result)
     }
 
-    async fn export(&self, id: Uuid) -> Result<Export, Problem> {
-        let mut reading = ReadConnection::begin(&self.pool).await.map_err(Fault::from)?;
-        let found = export::find(&mut reading, id).await.map_err(Fault::from)?;
-        reading.end();
+    async fn find_export(&self, id: Uuid) -> Result<Export, Problem> {
+        let mut connection = ReadConnection::begin(&self.pool).await.map_err(Fault::from)?;
+        let found = export::find(&mut connection, id).await.map_err(Fault::from)?;
+        connection.end();
         found.ok_or_else(|| Problem::not_found(format!("there is no export {id}, or it has expired")))
     }
 
-    /// An export's file, and how long it is.
-    async fn file(&self, export: &Export) -> Result<(File, u64), Problem> {
-        self.exports.folder.open(export.name()).await.map_err(|error| {
+    /// Opens an export's file. Returns it and its length.
+    async fn open_file(&self, export: &Export) -> Result<(File, u64), Problem> {
+        self.exports.folder.open(export.file_name()).await.map_err(|error| {
             if error.kind() == ErrorKind::NotFound {
                 return Problem::unavailable(
                     "this replica's folder doesn't have the file: another one made it, and they share no volume",
@@ -272,23 +276,25 @@ impl Api {
     }
 }
 
-/// A file as it is read. It ends early when that takes too long: whoever reads it knows how long it should be.
-fn pieces(file: File, permit: OwnedSemaphorePermit) -> impl Stream<Item = io::Result<Bytes>> {
-    let pieces = ReaderStream::with_capacity(file, PIECE).take_until(sleep(DOWNLOAD_LIMIT));
-    // Held as long as the stream is.
-    pieces.inspect(move |_| {
+/// Streams a file. If that takes too long the stream ends early. The client notices: the response states its length.
+fn chunks(file: File, permit: OwnedSemaphorePermit) -> impl Stream<Item = io::Result<Bytes>> {
+    let chunks = ReaderStream::with_capacity(file, CHUNK_BYTES).take_until(sleep(DOWNLOAD_LIMIT));
+    // The stream owns the permit until it is dropped.
+    chunks.inspect(move |_| {
         let _ = &permit;
     })
 }
 
-fn accepted(asked: Asked) -> Result<StoredResponse, Problem> {
-    match asked {
-        Asked::Export(export) => Ok(StoredResponse::json(StatusCode::ACCEPTED, &ExportView::from(&export))
-            .with_header(LOCATION, format!("{PATH}/{}", export.id))
-            .with_header(CACHE_CONTROL, "no-store")),
-        Asked::Taken => Err(Problem::conflict("the id is taken by a call with another body")),
-        Asked::Full => Err(Problem::unavailable(format!(
-            "{UNFINISHED_MAX} exports are waiting already, or {KEPT_MAX} are kept"
+fn respond(outcome: CreateOutcome) -> Result<StoredResponse, Problem> {
+    match outcome {
+        CreateOutcome::Accepted(export) => {
+            Ok(StoredResponse::json(StatusCode::ACCEPTED, &ExportView::from(&export))
+                .with_header(LOCATION, format!("{PATH}/{}", export.id))
+                .with_header(CACHE_CONTROL, "no-store"))
+        }
+        CreateOutcome::IdTaken => Err(Problem::conflict("the id is taken by a call with another body")),
+        CreateOutcome::LimitReached => Err(Problem::unavailable(format!(
+            "{UNFINISHED_MAX} exports are waiting already, or {STORED_MAX} are kept"
         ))),
     }
 }

@@ -1,4 +1,4 @@
-//! Given what is listed and what happens, when it is folded, then the list is as the reservations are.
+//! Given listed rows and events, `fold` makes the list agree with the reservations.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ fn cancelled() -> Event {
     golden(include_str!("../../../shared-events/golden/ReservationCancelled.v1.json"))
 }
 
-/// Cancelled before the movie answered: its name was never known.
+/// Cancelled before the movie service answered: the movie's name was never known.
 fn cancelled_unnamed() -> Event {
     match cancelled() {
         Event::ReservationCancelled(event) => {
@@ -50,7 +50,7 @@ fn of_reservation(mut event: Event, number: u128) -> Event {
 }
 
 fn inputs(events: &[Event]) -> Vec<Reservation> {
-    events.iter().filter_map(Reservation::of).collect()
+    events.iter().filter_map(Reservation::from_event).collect()
 }
 
 fn id() -> ReservationId {
@@ -77,7 +77,7 @@ fn a_confirmed_reservation_is_listed() {
 }
 
 #[test]
-fn a_cancellation_takes_it_off() {
+fn a_cancellation_cancels_the_row() {
     let writes = fold(given(Status::Confirmed), inputs(&[cancelled()]));
     assert_eq!(writes.new, []);
     assert_eq!(writes.cancelled, BTreeSet::from([id()]));
@@ -92,7 +92,7 @@ fn confirmed_and_cancelled_in_one_batch_is_one_cancelled_row() {
 }
 
 #[test]
-fn a_cancellation_without_a_confirmation_is_kept_as_cancelled() {
+fn a_cancellation_without_a_confirmation_is_a_cancelled_row() {
     let writes = fold(State::new(), inputs(&[cancelled_unnamed()]));
     assert_eq!(writes.new.len(), 1);
     assert_eq!((writes.new[0].status, &writes.new[0].movie_name), (Status::Cancelled, &None));
@@ -107,7 +107,7 @@ fn repeats_and_late_confirmations_change_nothing() {
 }
 
 #[test]
-fn other_events_are_not_the_lists() {
+fn other_events_are_ignored() {
     let movies = [
         golden(include_str!("../../../shared-events/golden/MoviePublished.v1.json")),
         golden(include_str!("../../../shared-events/golden/MovieUpdated.v1.json")),
@@ -120,7 +120,7 @@ fn other_events_are_not_the_lists() {
     changes_nothing(given(Status::Confirmed), &movies);
 }
 
-/// What can happen to a reservation, in its order.
+/// The possible histories of a reservation, in order.
 fn history(number: u128) -> impl Strategy<Value = Vec<Event>> {
     let ends = prop_oneof![
         Just(vec![confirmed()]),
@@ -133,7 +133,7 @@ fn history(number: u128) -> impl Strategy<Value = Vec<Event>> {
     })
 }
 
-/// Some reservations' events; and all of them, each at least once, in any order and any batches.
+/// The events of some reservations in order; and the same events, each at least once, in any order and any batches.
 fn deliveries() -> impl Strategy<Value = (Vec<Event>, Vec<Vec<Event>>)> {
     (history(1), history(2), history(3))
         .prop_flat_map(|(a, b, c)| {
@@ -148,7 +148,7 @@ fn deliveries() -> impl Strategy<Value = (Vec<Event>, Vec<Vec<Event>>)> {
         .prop_map(|(log, all, size)| (log, all.chunks(size).map(<[Event]>::to_vec).collect()))
 }
 
-/// The table after the batches; no row ever goes back, or is inserted twice.
+/// The table after the batches. Asserts that no status goes back and no row is inserted twice.
 fn run(batches: &[Vec<Event>]) -> BTreeMap<ReservationId, Reservation> {
     let mut table: BTreeMap<ReservationId, Reservation> = BTreeMap::new();
     for batch in batches {

@@ -1,4 +1,4 @@
-//! Exports that were asked for, and what came of them.
+//! SQL of the exports: a queue whose rows are claimed with a lease.
 
 use std::time::Duration;
 
@@ -10,51 +10,61 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::reservation;
-use crate::export::folder::Name;
+use crate::export::folder::FileName;
 use crate::export::{Export, State};
 use crate::projection::Reservation;
 
-macro_rules! columns {
+macro_rules! export_columns {
     () => {
         "id, movie_id, state, attempt, row_count, reason, created_at, expires_at"
     };
 }
 
-/// What came of asking for one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Asked {
-    /// It is there, now or since the same call before.
-    Export(Export),
-    /// The id is another export's.
-    Taken,
-    /// Too many wait, or are kept.
-    Full,
+/// How many exports there may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Exports that wait or are being made.
+    pub unfinished_max: i64,
+    /// Exports in any state.
+    pub stored_max: i64,
 }
 
-/// Adds an export, unless `unfinished_max` are waiting or being made, or `kept_max` are there. Calls of the same moment may
-/// all find the last place.
+/// The outcome of creating an export.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CreateOutcome {
+    /// This call or an earlier one with the same id has created it.
+    Accepted(Export),
+    /// The id belongs to an export of another movie.
+    IdTaken,
+    LimitReached,
+}
+
+/// Inserts an export, unless a limit is reached. Concurrent calls can exceed the limits, as none sees the others' rows.
 ///
 /// # Errors
-/// The database's.
-pub async fn ask(
+/// If the database fails.
+pub async fn create(
     connection: &mut PgConnection,
     id: Uuid,
     movie_id: MovieId,
     ttl_secs: u32,
-    unfinished_max: i64,
-    kept_max: i64,
-) -> Result<Asked, sqlx::Error> {
-    // What was accepted is not forgotten; of what is projected the log has another copy.
+    limits: Limits,
+) -> Result<CreateOutcome, sqlx::Error> {
+    // An accepted export must not be lost. The session's commits are asynchronous, because the log can restore
+    // projected rows.
     sqlx::raw_sql("set local synchronous_commit = on").execute(&mut *connection).await?;
-    let found =
-        sqlx::query(concat!("select ", columns!(), " from export where id = $1 and expires_at > now()"))
-            .bind(id)
-            .fetch_optional(&mut *connection)
-            .await?;
-    if let Some(found) = found {
-        return is_same(export(&found)?, movie_id);
+    let existing = sqlx::query(concat!(
+        "select ",
+        export_columns!(),
+        " from export where id = $1 and expires_at > now()"
+    ))
+    .bind(id)
+    .fetch_optional(&mut *connection)
+    .await?;
+    if let Some(row) = existing {
+        return Ok(match_existing(export(&row)?, movie_id));
     }
-    let added = sqlx::query(concat!(
+    let inserted = sqlx::query(concat!(
         "insert into export (id, movie_id, expires_at)
          select $1, $2, now() + make_interval(secs => $3)
          where (select count(*) from export where state in ('PENDING', 'RUNNING')) < $4
@@ -65,56 +75,56 @@ pub async fn ask(
              created_at = excluded.created_at, expires_at = excluded.expires_at
          where export.expires_at <= now()
          returning ",
-        columns!()
+        export_columns!()
     ))
     .bind(id)
     .bind(movie_id.0)
     .bind(f64::from(ttl_secs))
-    .bind(unfinished_max)
-    .bind(kept_max)
+    .bind(limits.unfinished_max)
+    .bind(limits.stored_max)
     .fetch_optional(&mut *connection)
     .await?;
-    if let Some(added) = added {
-        return Ok(Asked::Export(export(&added)?));
+    if let Some(row) = inserted {
+        return Ok(CreateOutcome::Accepted(export(&row)?));
     }
-    // Somebody was faster with the same id, or there was no place.
-    match find(connection, id).await? {
-        Some(found) => is_same(found, movie_id),
-        None => Ok(Asked::Full),
-    }
+    // A concurrent call has inserted the same id, or a limit is reached.
+    Ok(match find(connection, id).await? {
+        Some(existing) => match_existing(existing, movie_id),
+        None => CreateOutcome::LimitReached,
+    })
 }
 
-fn is_same(found: Export, movie_id: MovieId) -> Result<Asked, sqlx::Error> {
-    Ok(if found.movie_id == movie_id { Asked::Export(found) } else { Asked::Taken })
+fn match_existing(existing: Export, movie_id: MovieId) -> CreateOutcome {
+    if existing.movie_id == movie_id { CreateOutcome::Accepted(existing) } else { CreateOutcome::IdTaken }
 }
 
-/// An export that has not expired.
+/// Finds an export that has not expired.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn find(connection: &mut PgConnection, id: Uuid) -> Result<Option<Export>, sqlx::Error> {
-    let query = concat!("select ", columns!(), " from export where id = $1 and expires_at > now()");
+    let query = concat!("select ", export_columns!(), " from export where id = $1 and expires_at > now()");
     let row = sqlx::query(query).bind(id).fetch_optional(connection).await?;
     row.as_ref().map(export).transpose()
 }
 
-/// An export that is this process's to make, until its lease is over.
+/// An export that this process may make until the lease expires.
 #[derive(Clone, Debug)]
 pub struct Claimed {
     pub id: Uuid,
     pub movie_id: MovieId,
-    /// Of this attempt's file. No other attempt has the same: who has lost the lease can't conclude.
-    pub name: Name,
-    /// An id that has expired may be asked for again, and begins with its first attempt.
+    /// The file of this attempt. No two attempts have the same, so one that lost its lease can't record its outcome.
+    pub file_name: FileName,
+    /// Tells attempts apart when an expired export's id is used again: the attempts then count from 1 again.
     expires_at: DateTime<Utc>,
-    /// Bytes that all exports take which are ready.
-    pub taken: i64,
+    /// Bytes of all exports that are ready.
+    pub used_bytes: i64,
 }
 
-/// Takes what is due, the longest first, so that nobody else does for the length of `lease`.
+/// Claims the export that has been due the longest. No other process claims it for the length of `lease`.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn claim(connection: &mut PgConnection, lease: Duration) -> Result<Option<Claimed>, sqlx::Error> {
     let row = sqlx::query(
         "with due as (
@@ -138,18 +148,18 @@ pub async fn claim(connection: &mut PgConnection, lease: Duration) -> Result<Opt
             id,
             expires_at,
             movie_id: MovieId(row.try_get("movie_id")?),
-            name: Name::new(id, row.try_get("attempt")?, expires_at),
-            taken: row.try_get("taken")?,
+            file_name: FileName::new(id, row.try_get("attempt")?, expires_at),
+            used_bytes: row.try_get("taken")?,
         })
     })
     .transpose()
 }
 
-/// Tells how far an attempt is, and makes its lease longer. `false`: it is somebody else's.
+/// Records the progress of an attempt, and extends its lease. Returns `false` if the attempt has lost the export.
 ///
 /// # Errors
-/// The database's.
-pub async fn progress(
+/// If the database fails.
+pub async fn record_progress(
     connection: &mut PgConnection,
     claimed: &Claimed,
     rows: i64,
@@ -160,7 +170,7 @@ pub async fn progress(
          where id = $1 and attempt = $2 and expires_at = $5 and state = 'RUNNING'",
     )
     .bind(claimed.id)
-    .bind(claimed.name.attempt())
+    .bind(claimed.file_name.attempt())
     .bind(rows)
     .bind(lease.as_secs_f64())
     .bind(claimed.expires_at)
@@ -169,7 +179,7 @@ pub async fn progress(
     Ok(updated.rows_affected() == 1)
 }
 
-/// What an attempt comes to.
+/// The outcome of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Ready { rows: i64, bytes: i64 },
@@ -185,11 +195,11 @@ impl Outcome {
     }
 }
 
-/// Writes what an attempt came to. `false`: it is somebody else's.
+/// Records the outcome of an attempt. Returns `false` if the attempt has lost the export.
 ///
 /// # Errors
-/// The database's.
-pub async fn conclude(
+/// If the database fails.
+pub async fn record_outcome(
     connection: &mut PgConnection,
     claimed: &Claimed,
     outcome: &Outcome,
@@ -203,7 +213,7 @@ pub async fn conclude(
          where id = $1 and attempt = $2 and expires_at = $7 and state = 'RUNNING'",
     )
     .bind(claimed.id)
-    .bind(claimed.name.attempt())
+    .bind(claimed.file_name.attempt())
     .bind(outcome.state().as_str())
     .bind(rows)
     .bind(bytes)
@@ -214,11 +224,11 @@ pub async fn conclude(
     Ok(updated.rows_affected() == 1)
 }
 
-/// All of a movie's reservations, in the order of the log, as they are at one moment: it is one statement, which may
-/// take `limit`. They come as they are asked for, a connection's buffer at a time.
+/// All of a movie's reservations, in the order of the log. One statement reads them, so they show one moment; it may
+/// take `limit`. Rows are read as the stream is polled, so only the connection's buffer is in memory.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn reservations(
     connection: &mut PgConnection,
     movie_id: MovieId,
@@ -234,11 +244,11 @@ pub async fn reservations(
     Ok(rows.map(|row| reservation(&row?)))
 }
 
-/// Deletes what has expired, and tells by which moment.
+/// Deletes the rows of expired exports. Returns the database's time: exports that expired by then are deleted.
 ///
 /// # Errors
-/// The database's.
-pub async fn clear(connection: &mut PgConnection) -> Result<DateTime<Utc>, sqlx::Error> {
+/// If the database fails.
+pub async fn delete_expired(connection: &mut PgConnection) -> Result<DateTime<Utc>, sqlx::Error> {
     sqlx::query("delete from export where expires_at <= now()").execute(&mut *connection).await?;
     sqlx::query_scalar("select now()").fetch_one(connection).await
 }

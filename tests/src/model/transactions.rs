@@ -215,7 +215,7 @@ impl Transactions {
             reservation::events::input(&delivery),
             movie::events::input(&delivery),
             told::Notification::from_event(&delivery.event, Uuid::nil()),
-            listed::Reservation::of(&delivery.event)
+            listed::Reservation::from_event(&delivery.event)
         );
         let about = delivery.event.reservation_id().map_or(delivery.event.movie_id().0, |id| id.0);
         Fact::new(self.facts.number(understood, |_| Known { delivery, about }))

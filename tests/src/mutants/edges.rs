@@ -2,15 +2,15 @@
 
 use super::{Edit, Mutant, integration, unit};
 
-const RESERVATION: &str = "reservation/src/lib.rs";
+const RESERVATION: &str = "reservation/src/unit_of_work.rs";
 const RESERVATION_STORE: &str = "reservation/src/store.rs";
 const MOVIE_STORE: &str = "movie/src/store.rs";
 const LIST_STORE: &str = "reservation-list/src/store.rs";
 const EMAIL: &str = "notification/src/store/email.rs";
 const EXPORT: &str = "reservation-list/src/store/export.rs";
 const EXPORT_FOLDER: &str = "reservation-list/src/export/folder.rs";
-const EXPORT_MAKER: &str = "reservation-list/src/export/maker.rs";
-const EXPORT_TABLE: &str = "reservation-list/src/export/table.rs";
+const EXPORTER: &str = "reservation-list/src/export/exporter.rs";
+const EXPORT_CSV: &str = "reservation-list/src/export/csv_format.rs";
 const GATEWAY: &str = "gateway/src/proxy/upstream_request.rs";
 
 pub const MUTANTS: &[Mutant] = &[
@@ -101,8 +101,8 @@ pub const MUTANTS: &[Mutant] = &[
         wrong: "a file of an export has its name before it is whole",
         edits: &[Edit {
             file: EXPORT_FOLDER,
-            right: "let path = self.path(name, DRAFT);",
-            wrong: "let path = self.path(name, WHOLE);",
+            right: "let path = self.path(name, PARTIAL);",
+            wrong: "let path = self.path(name, COMPLETE);",
         }],
         killers: &[unit("reservation-list"), integration("exports::a_dead_replicas_export_is_begun_again")],
     },
@@ -140,9 +140,9 @@ pub const MUTANTS: &[Mutant] = &[
         name: "formulas-as-they-were-typed",
         wrong: "a spreadsheet runs what a customer typed",
         edits: &[Edit {
-            file: EXPORT_TABLE,
-            right: "if typed.starts_with(MARKED) {",
-            wrong: "if typed.starts_with(MARKED) && typed.is_empty() {",
+            file: EXPORT_CSV,
+            right: "if value.starts_with(ESCAPED_FIRST_CHARS) {",
+            wrong: "if value.starts_with(ESCAPED_FIRST_CHARS) && value.is_empty() {",
         }],
         killers: &[unit("reservation-list"), integration("exports::a_movies_reservations_are_exported")],
     },
@@ -150,9 +150,9 @@ pub const MUTANTS: &[Mutant] = &[
         name: "files-for-ever",
         wrong: "the rows of expired exports are deleted, and their files stay",
         edits: &[Edit {
-            file: EXPORT_MAKER,
-            right: "let swept = self.folder.sweep(now).await;",
-            wrong: "let swept = self.folder.sweep(now - chrono::TimeDelta::days(36_500)).await;",
+            file: EXPORTER,
+            right: "let deleted = self.folder.delete_expired(now).await;",
+            wrong: "let deleted = self.folder.delete_expired(now - chrono::TimeDelta::days(36_500)).await;",
         }],
         killers: &[integration("exports::expired_exports_are_cleared")],
     },
@@ -160,9 +160,9 @@ pub const MUTANTS: &[Mutant] = &[
         name: "a-broken-folder-ends-the-service",
         wrong: "an export that can't be written is a fatal fault",
         edits: &[Edit {
-            file: EXPORT_MAKER,
-            right: "Err(Failure::Lost) => return Ok(None),",
-            wrong: "Err(Failure::Lost) => return Ok(None),\n        Err(Failure::File(error)) => return Err(Fault::Fatal(error.to_string())),",
+            file: EXPORTER,
+            right: "Err(Failure::LeaseLost) => return Ok(None),",
+            wrong: "Err(Failure::LeaseLost) => return Ok(None),\n        Err(Failure::File(error)) => return Err(Fault::Fatal(error.to_string())),",
         }],
         killers: &[integration("exports::a_folder_that_can_not_be_written_fails_the_export")],
     },

@@ -1,9 +1,9 @@
-//! Reservations as CSV (RFC 4180): UTF-8, commas, CRLF, a row of names first. Pure.
+//! Reservations as CSV (RFC 4180): UTF-8, commas, CRLF, a header row first. Pure.
 //!
-//! Customers choose their ids and vendors their movies' names, and who opens the file in a spreadsheet is somebody else:
-//! a cell that begins like a formula would be run as one. So what begins like one has a `'` before it, and so has
-//! what begins with a `'`: whoever takes one leading `'` away has exactly what was typed
-//! (<https://owasp.org/www-community/attacks/CSV_Injection>).
+//! Customers choose their ids and vendors name their movies, but another person opens the file in a spreadsheet, which
+//! would run a cell that begins like a formula. Such a cell gets a leading `'`. So does a cell that begins with `'`:
+//! taking one leading `'` away always restores the value (<https://owasp.org/www-community/attacks/CSV_Injection>). The
+//! `csv` crate quotes cells, but doesn't escape formulas.
 
 use std::borrow::Cow;
 
@@ -11,35 +11,35 @@ use csv::{Terminator, WriterBuilder};
 
 use crate::projection::Reservation;
 
-/// What the file is, for whoever downloads it.
+/// The `Content-Type` of a download.
 pub const MEDIA_TYPE: &str = "text/csv; charset=utf-8; header=present";
 
-const NAMES: [&str; 7] = ["reserveId", "reserveStatus", "userId", "movieId", "movieName", "count", "date"];
+const COLUMNS: [&str; 7] = ["reserveId", "reserveStatus", "userId", "movieId", "movieName", "count", "date"];
 
-/// With what a formula begins in one spreadsheet or another, the full-width ones included; and our own mark.
-const MARKED: [char; 12] = ['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠', '\''];
+/// The characters that begin a formula in some spreadsheet, full-width ones included; and the escape itself.
+const ESCAPED_FIRST_CHARS: [char; 12] = ['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠', '\''];
 
 /// The first row.
-pub fn head() -> Vec<u8> {
-    written([NAMES.map(Cow::Borrowed)])
+pub fn header() -> Vec<u8> {
+    encode([COLUMNS.map(Cow::Borrowed)])
 }
 
 /// A row for each reservation.
 pub fn rows(reservations: &[Reservation]) -> Vec<u8> {
-    written(reservations.iter().map(|reservation| {
+    encode(reservations.iter().map(|reservation| {
         [
             reservation.id.to_string().into(),
             reservation.status.as_str().into(),
-            text(&reservation.user_id),
+            escape_formula(&reservation.user_id),
             reservation.movie_id.to_string().into(),
-            text(reservation.movie_name.as_deref().unwrap_or_default()),
+            escape_formula(reservation.movie_name.as_deref().unwrap_or_default()),
             reservation.count.get().to_string().into(),
-            text(&reservation.date),
+            escape_formula(&reservation.date),
         ]
     }))
 }
 
-fn written<'a>(rows: impl IntoIterator<Item = [Cow<'a, str>; 7]>) -> Vec<u8> {
+fn encode<'a>(rows: impl IntoIterator<Item = [Cow<'a, str>; 7]>) -> Vec<u8> {
     let mut writer = WriterBuilder::new().terminator(Terminator::CRLF).from_writer(Vec::new());
     for row in rows {
         writer.write_record(row.iter().map(|cell| cell.as_bytes())).expect("memory takes all");
@@ -47,8 +47,8 @@ fn written<'a>(rows: impl IntoIterator<Item = [Cow<'a, str>; 7]>) -> Vec<u8> {
     writer.into_inner().expect("memory takes all")
 }
 
-fn text(typed: &str) -> Cow<'_, str> {
-    if typed.starts_with(MARKED) { format!("'{typed}").into() } else { typed.into() }
+fn escape_formula(value: &str) -> Cow<'_, str> {
+    if value.starts_with(ESCAPED_FIRST_CHARS) { format!("'{value}").into() } else { value.into() }
 }
 
 #[cfg(test)]
@@ -80,8 +80,8 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_lines() {
-        assert_eq!(head(), b"reserveId,reserveStatus,userId,movieId,movieName,count,date\r\n");
+    fn rows_are_encoded_as_lines() {
+        assert_eq!(header(), b"reserveId,reserveStatus,userId,movieId,movieName,count,date\r\n");
         assert_eq!(line("7", Some("LALALand")), "R,CONFIRMED,7,M,LALALand,45,2026-12-24");
         assert_eq!(line("7", None), "R,CONFIRMED,7,M,,45,2026-12-24");
         assert_eq!(
@@ -92,9 +92,9 @@ mod tests {
     }
 
     #[test]
-    fn no_cell_is_a_formula() {
-        for typed in ["=1+1", "+1", "-1", "@SUM(A1)", "＝1", "'"] {
-            assert_eq!(line(typed, None), format!("R,CONFIRMED,'{typed},M,,45,2026-12-24"));
+    fn no_cell_begins_a_formula() {
+        for value in ["=1+1", "+1", "-1", "@SUM(A1)", "＝1", "'"] {
+            assert_eq!(line(value, None), format!("R,CONFIRMED,'{value},M,,45,2026-12-24"));
         }
         assert_eq!(line("\t=1", Some("\r=1")), "R,CONFIRMED,'\t=1,M,\"'\r=1\",45,2026-12-24");
         assert_eq!(line("1=1", Some("it's")), "R,CONFIRMED,1=1,M,it's,45,2026-12-24");
@@ -102,15 +102,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn who_takes_the_mark_away_has_what_was_typed(typed: Vec<(String, String)>) {
+        fn removing_one_quote_restores_the_value(values: Vec<(String, String)>) {
             let reservations: Vec<_> =
-                typed.iter().map(|(user, movie)| reservation(user, Some(movie))).collect();
-            let file = [head(), rows(&reservations)].concat();
+                values.iter().map(|(user, movie)| reservation(user, Some(movie))).collect();
+            let file = [header(), rows(&reservations)].concat();
             let read = ReaderBuilder::new().from_reader(file.as_slice()).into_records();
-            let unmarked = |cell: &str| cell.strip_prefix('\'').unwrap_or(cell).to_owned();
+            let unescape = |cell: &str| cell.strip_prefix('\'').unwrap_or(cell).to_owned();
             let read: Vec<_> =
-                read.map(|row| row.map(|row| (unmarked(&row[2]), unmarked(&row[4]))).unwrap()).collect();
-            prop_assert_eq!(read, typed);
+                read.map(|row| row.map(|row| (unescape(&row[2]), unescape(&row[4]))).unwrap()).collect();
+            prop_assert_eq!(read, values);
         }
     }
 }
