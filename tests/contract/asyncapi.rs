@@ -1,5 +1,5 @@
-//! The AsyncAPI document: who sends and receives what, where. Names, groups, messages and examples come from
-//! the types and the golden events; how topics are made, from the services' own settings.
+//! Generates the AsyncAPI document: which service sends and receives which event on which topic. Names, groups,
+//! messages and examples come from the types and the golden events; topic settings come from the services' own.
 
 use clap::{Args, Command};
 use serde_json::{Map, Value, json};
@@ -35,7 +35,7 @@ fn document() -> Value {
         "defaultContentType": "application/json",
         "servers": {
             "kafka": {
-                "host": setting("kafka_bootstrap_servers"),
+                "host": default_setting("kafka_bootstrap_servers"),
                 "protocol": "kafka",
                 "description": "Wherever KAFKA_BOOTSTRAP_SERVERS says.",
             },
@@ -46,29 +46,29 @@ fn document() -> Value {
     })
 }
 
-/// A setting's default.
-fn setting(id: &str) -> String {
+/// The default of a setting.
+fn default_setting(id: &str) -> String {
     let command = EventsConfig::augment_args(Command::new("any"));
     let argument = command.get_arguments().find(|argument| argument.get_id() == id).unwrap();
     argument.get_default_values()[0].to_str().unwrap().to_owned()
 }
 
-fn names() -> Topics {
-    Topics::new(setting("kafka_topic_prefix"))
+fn default_topics() -> Topics {
+    Topics::new(default_setting("kafka_topic_prefix"))
 }
 
-const fn id(topic: Topic) -> &'static str {
+const fn channel_id(topic: Topic) -> &'static str {
     match topic {
         Topic::Reservations => "reservations",
         Topic::Movies => "movies",
     }
 }
 
-fn dead_letters_id(topic: Topic) -> String {
-    format!("{}DeadLetters", id(topic))
+fn dead_letters_channel_id(topic: Topic) -> String {
+    format!("{}DeadLetters", channel_id(topic))
 }
 
-fn events() -> impl Iterator<Item = Event> {
+fn golden_events() -> impl Iterator<Item = Event> {
     Event::TYPES.iter().map(|event_type| golden::event(event_type))
 }
 
@@ -79,23 +79,26 @@ fn reference(to: &str) -> Value {
 fn channels() -> Map<String, Value> {
     let mut channels = Map::new();
     for topic in Topic::ALL {
-        let messages: Map<_, _> = events()
+        let messages: Map<_, _> = golden_events()
             .filter(|event| event.topic() == topic)
             .map(|event| event.event_type())
             .map(|name| (name.to_owned(), reference(&format!("components/messages/{name}"))))
             .collect();
         let description = format!(
             "Facts about {}. All that concerns one movie is in one partition, in which the key's `{PARTITIONER}` puts it.",
-            id(topic)
+            channel_id(topic)
         );
-        channels.insert(id(topic).to_owned(), channel(&names().name(topic), &description, &messages, None));
-        let letters =
+        channels.insert(
+            channel_id(topic).to_owned(),
+            channel(&default_topics().name(topic), &description, &messages, None),
+        );
+        let dead_letters =
             Map::from_iter([("DeadLetter".to_owned(), reference("components/messages/DeadLetter"))]);
-        let description = format!("What a consumer of {} could not use.", names().name(topic));
+        let description = format!("What a consumer of {} could not use.", default_topics().name(topic));
         let limit = Some(TOPIC_LIMIT_BYTES);
         channels.insert(
-            dead_letters_id(topic),
-            channel(&names().dead_letters(topic), &description, &letters, limit),
+            dead_letters_channel_id(topic),
+            channel(&default_topics().dead_letters(topic), &description, &dead_letters, limit),
         );
     }
     channels
@@ -104,7 +107,7 @@ fn channels() -> Map<String, Value> {
 fn channel(topic: &str, description: &str, messages: &Map<String, Value>, limit: Option<usize>) -> Value {
     let mut configuration = Map::new();
     for (name, value) in TOPIC_SETTINGS {
-        // The binding wants policies as a list and times as numbers.
+        // The Kafka binding takes policies as lists and times as numbers.
         let value = value.parse::<i64>().map_or_else(|_| json!([value]), |number| json!(number));
         configuration.insert(name.to_owned(), value);
     }
@@ -118,24 +121,24 @@ fn channel(topic: &str, description: &str, messages: &Map<String, Value>, limit:
         "messages": messages,
         "bindings": {"kafka": {
             "topic": topic,
-            "partitions": setting("kafka_topic_partitions").parse::<u32>().unwrap(),
+            "partitions": default_setting("kafka_topic_partitions").parse::<u32>().unwrap(),
             "topicConfiguration": configuration,
             "bindingVersion": BINDINGS,
         }},
     })
 }
 
-/// Each service's sending of its events, receiving of others', and sending of dead letters.
+/// For each service: sending its events, receiving events of other services, sending dead letters.
 fn operations() -> Map<String, Value> {
     let mut operations = Map::new();
     for topic in Topic::ALL {
-        let source = events().find(|event| event.topic() == topic).unwrap().source();
+        let source = golden_events().find(|event| event.topic() == topic).unwrap().source();
         let service = source.as_str().trim_start_matches('/');
         operations.insert(
-            format!("{service}.send.{}", id(topic)),
+            format!("{service}.send.{}", channel_id(topic)),
             json!({
                 "action": "send",
-                "channel": reference(&format!("channels/{}", id(topic))),
+                "channel": reference(&format!("channels/{}", channel_id(topic))),
                 "description": format!("{service} tells what it decided, in the order in which it did."),
                 "bindings": {"kafka": {"bindingVersion": BINDINGS}},
             }),
@@ -144,22 +147,22 @@ fn operations() -> Map<String, Value> {
     for consumer in Consumer::ALL {
         let (service, topic) = (consumer.as_str(), consumer.topic());
         operations.insert(
-            format!("{service}.receive.{}", id(topic)),
+            format!("{service}.receive.{}", channel_id(topic)),
             json!({
                 "action": "receive",
-                "channel": reference(&format!("channels/{}", id(topic))),
+                "channel": reference(&format!("channels/{}", channel_id(topic))),
                 "description": format!("{service} applies each event once, and skips what doesn't concern it."),
                 "bindings": {"kafka": {
-                    "groupId": {"type": "string", "const": names().group(consumer)},
+                    "groupId": {"type": "string", "const": default_topics().group(consumer)},
                     "bindingVersion": BINDINGS,
                 }},
             }),
         );
         operations.insert(
-            format!("{service}.send.{}", dead_letters_id(topic)),
+            format!("{service}.send.{}", dead_letters_channel_id(topic)),
             json!({
                 "action": "send",
-                "channel": reference(&format!("channels/{}", dead_letters_id(topic))),
+                "channel": reference(&format!("channels/{}", dead_letters_channel_id(topic))),
                 "description": format!("{service} keeps what it could not use."),
                 "bindings": {"kafka": {"bindingVersion": BINDINGS}},
             }),
@@ -170,7 +173,7 @@ fn operations() -> Map<String, Value> {
 
 fn messages() -> Map<String, Value> {
     let mut messages: Map<_, _> =
-        events().map(|event| (event.event_type().to_owned(), message(&event))).collect();
+        golden_events().map(|event| (event.event_type().to_owned(), message(&event))).collect();
     let key = json!({"type": "string", "description": "The key of the record that could not be used, if it had one."});
     messages.insert(
         "DeadLetter".to_owned(),
@@ -219,7 +222,7 @@ fn message(event: &Event) -> Value {
 }
 
 #[test]
-fn examples_are_what_their_schemas_say() {
+fn examples_match_their_schemas() {
     let headers = golden::validator(&shared_events::schema::headers());
     for (name, schema) in shared_events::schema::events() {
         let message = message(&golden::event(name));

@@ -1,4 +1,4 @@
-//! What is committed equals what the types say.
+//! The committed schemas and the committed AsyncAPI document equal what the Rust types generate.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -9,12 +9,12 @@ use shared_events::schema;
 use crate::asyncapi;
 use crate::ordered::Ordered;
 
-/// Where the contract is kept: beside the types.
+/// The folder of the committed contract: beside the types.
 pub(crate) fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared-events")
 }
 
-/// The schema files without their directory and ending, and what is to stand in them.
+/// The generated schemas with their file names, without directory and extension.
 pub(crate) fn schemas() -> Vec<(String, Value)> {
     let events = schema::events().into_iter().map(|(event_type, schema)| (event_type.to_owned(), schema));
     let headers = [
@@ -25,7 +25,7 @@ pub(crate) fn schemas() -> Vec<(String, Value)> {
 }
 
 #[test]
-fn schemas_and_document_are_what_the_types_say() {
+fn committed_files_match_the_types() {
     let mut files: Vec<_> = schemas()
         .iter()
         .map(|(name, schema)| {

@@ -1,4 +1,4 @@
-//! The golden events: what was published once. They are examples, and every schema must go on taking them.
+//! The golden events: one example of each type, as it was first published. Every later schema must accept them.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use shared_events::{Decoded, Event, decode};
 
 use crate::committed::directory;
 
-/// The golden event of a type, as it is committed.
+/// The committed golden event of a type.
 pub(crate) fn json(event_type: &str) -> Value {
     let path = directory().join("golden").join(format!("{event_type}.v1.json"));
     let text = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -22,7 +22,7 @@ pub(crate) fn event(event_type: &str) -> Event {
     }
 }
 
-/// A schema's validator, which takes formats seriously.
+/// A validator of a schema that checks formats too.
 pub(crate) fn validator(schema: &Value) -> Validator {
     jsonschema::options().should_validate_formats(true).build(schema).unwrap()
 }

@@ -1,9 +1,18 @@
-//! What is promised to programs that others write: the JSON Schemas of events and headers and the AsyncAPI
-//! document, as they are committed, against what today's types say; and that nothing published is taken back.
+//! The contract with other programs: the committed JSON Schemas of events and headers and the committed AsyncAPI
+//! document equal what the Rust types generate, and no published field changes or disappears.
 //!
-//! `UPDATE=1 cargo test -p theater-tests --test contract` writes them anew.
+//! Needs no server. `cargo test -p theater-tests --test contract published::` runs the tests with that in their name;
+//! `UPDATE=1 cargo test -p theater-tests --test contract` writes the schemas and the document again.
+//!
+//! # Layout
+//!
+//! - [`committed`]: the committed files equal the generated ones.
+//! - [`asyncapi`]: generates the AsyncAPI document.
+//! - [`published`]: compatibility with everything that was ever published.
+//! - [`golden`]: the example events.
+//! - [`ordered`]: the order of keys in the written files.
 
-#![expect(clippy::unwrap_used, reason = "what panics here is a test that fails")]
+#![expect(clippy::unwrap_used, reason = "a panic here fails a test")]
 
 mod asyncapi;
 mod committed;

@@ -1,9 +1,9 @@
-//! Schemas and documents in the order in which they are read by people, whatever order the maps are in.
+//! Writes JSON and YAML with their keys in an order for readers, whatever the order of the maps.
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 
-/// First these, in this order; what isn't among them follows by its name.
+/// The keys that come first, in this order. All others follow by name.
 const ORDER: &[&str] = &[
     // Documents and schemas.
     "asyncapi",
@@ -70,6 +70,7 @@ const ORDER: &[&str] = &[
     "traceparent",
 ];
 
+/// A value that serializes its objects in that order.
 pub(crate) struct Ordered<'a>(pub(crate) &'a Value);
 
 impl Serialize for Ordered<'_> {

@@ -1,8 +1,8 @@
-//! What is published stays: a reader that was written against a schema must never be surprised.
+//! Compatibility: a consumer that was written against a published schema keeps working.
 //!
-//! `published.txt` has a line for every field that was ever published: schema, field, whether it is required,
-//! and all that it promises. No command writes that file. Lines are added, by hand, for optional fields and
-//! new schemas; one that is changed or taken out is a broken reader somewhere.
+//! `published.txt` has a line for every field that was ever published: schema, field, whether it is required, and its
+//! constraints. No command writes that file. Lines are added by hand, for new optional fields and new schemas. A changed
+//! or removed line breaks a consumer somewhere.
 
 use std::collections::BTreeMap;
 
@@ -13,13 +13,13 @@ use crate::golden;
 
 const PUBLISHED: &str = include_str!("published.txt");
 
-/// What is said in words only.
+/// Keywords that no validator checks.
 const ANNOTATIONS: [&str; 4] = ["title", "description", "examples", "$comment"];
 
-/// A schema field by field, as in the file; what it says of the whole is under `*`.
-fn lines(name: &str, schema: &Value) -> Vec<String> {
-    let line = |field: &str, presence: &str, promise: &Value| {
-        format!("{name} {field} {presence} {}", plain(promise))
+/// The lines of a schema in the file's format: one for each field, and one under `*` for the object as a whole.
+fn published_lines(name: &str, schema: &Value) -> Vec<String> {
+    let line = |field: &str, presence: &str, constraints: &Value| {
+        format!("{name} {field} {presence} {}", without_annotations(constraints))
     };
     let mut whole = schema.clone();
     let object = whole.as_object_mut().unwrap();
@@ -27,50 +27,51 @@ fn lines(name: &str, schema: &Value) -> Vec<String> {
     let required: Vec<_> = required.as_array().unwrap().iter().filter_map(Value::as_str).collect();
     let properties = object.remove("properties").unwrap();
     let mut lines = vec![line("*", "-", &whole)];
-    for (field, promise) in properties.as_object().unwrap() {
+    for (field, constraints) in properties.as_object().unwrap() {
         let presence = if required.contains(&field.as_str()) { "required" } else { "optional" };
-        lines.push(line(field, presence, promise));
+        lines.push(line(field, presence, constraints));
     }
     lines
 }
 
-/// Without annotations, sorted by keyword.
-fn plain(promise: &Value) -> Value {
-    match promise {
+/// The same constraints without annotations, sorted by keyword.
+fn without_annotations(constraints: &Value) -> Value {
+    match constraints {
         Value::Object(object) => {
             let kept = object.iter().filter(|(keyword, _)| !ANNOTATIONS.contains(&keyword.as_str()));
             let sorted: BTreeMap<_, _> =
-                kept.map(|(keyword, value)| (keyword.clone(), plain(value))).collect();
+                kept.map(|(keyword, value)| (keyword.clone(), without_annotations(value))).collect();
             Value::Object(Map::from_iter(sorted))
         }
         other => other.clone(),
     }
 }
 
-/// What of the published is not kept, and what is new without being written down or being optional.
-fn complaints(published: &str, today: &[(String, Value)]) -> Vec<String> {
+/// All violations: published fields that were changed or removed, new fields that `published.txt` lacks, and new fields
+/// that are required.
+fn violations(published: &str, today: &[(String, Value)]) -> Vec<String> {
     let published: Vec<_> = published.lines().filter(|line| !line.starts_with('#')).collect();
-    let now: Vec<_> = today.iter().flat_map(|(name, schema)| lines(name, schema)).collect();
-    let lost = published.iter().filter(|line| !now.iter().any(|now| now == *line));
-    let lost = lost.map(|line| format!("published, and no longer so: {line}"));
+    let now: Vec<_> = today.iter().flat_map(|(name, schema)| published_lines(name, schema)).collect();
+    let removed = published.iter().filter(|line| !now.iter().any(|now| now == *line));
+    let removed = removed.map(|line| format!("published, and no longer so: {line}"));
     let new = now.iter().filter(|line| !published.contains(&line.as_str()));
     let new = new.map(|line| format!("not in published.txt, where it stays for ever: {line}"));
-    // The golden events are as old as their schemas and never change: what they lack can't be required.
+    // The golden events are as old as their schemas and never change: a field that they lack can't be required.
     let refused = today.iter().filter(|(name, _)| shared_events::Event::TYPES.contains(&name.as_str()));
     let refused = refused.filter_map(|(name, schema)| {
         let error = golden::validator(schema).validate(&golden::json(name)).err()?.to_string();
         Some(format!("{name} refuses what was published: {error}"))
     });
-    lost.chain(new).chain(refused).collect()
+    removed.chain(new).chain(refused).collect()
 }
 
 #[test]
-fn what_was_published_is_kept() {
-    let complaints = complaints(PUBLISHED, &schemas());
-    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+fn published_fields_are_kept() {
+    let violations = violations(PUBLISHED, &schemas());
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
 }
 
-/// Applies a change to a schema of today.
+/// Today's schemas with a change to one of them.
 fn changed(name: &str, change: impl FnOnce(&mut Value)) -> Vec<(String, Value)> {
     let mut schemas = schemas();
     let (_, schema) = schemas.iter_mut().find(|(other, _)| other == name).unwrap();
@@ -78,7 +79,7 @@ fn changed(name: &str, change: impl FnOnce(&mut Value)) -> Vec<(String, Value)> 
     schemas
 }
 
-/// A change, in words, to a schema.
+/// A change to a schema: its description, the schema and the change.
 type Change = (&'static str, &'static str, fn(&mut Value));
 
 const BREAKING: &[Change] = &[
@@ -125,44 +126,44 @@ const BREAKING: &[Change] = &[
 
 #[test]
 fn every_breaking_change_is_noticed() {
-    for (what, name, change) in BREAKING {
-        let complaints = complaints(PUBLISHED, &changed(name, change));
-        let noticed = complaints.iter().any(|line| line.starts_with("published, and no longer so"));
-        assert!(noticed, "{what}: {complaints:?}");
+    for (description, name, change) in BREAKING {
+        let violations = violations(PUBLISHED, &changed(name, change));
+        let detected = violations.iter().any(|line| line.starts_with("published, and no longer so"));
+        assert!(detected, "{description}: {violations:?}");
     }
     let mut without = schemas();
     without.remove(0);
-    assert!(!complaints(PUBLISHED, &without).is_empty(), "a schema is gone");
+    assert!(!violations(PUBLISHED, &without).is_empty(), "a schema is gone");
 }
 
 #[test]
-fn growth_by_an_optional_field_is_written_down() {
+fn a_new_optional_field_must_be_published() {
     let grown = changed("TicketsAdded", |schema| schema["properties"]["seats"] = json!({"type": "integer"}));
-    let told = complaints(PUBLISHED, &grown);
+    let found = violations(PUBLISHED, &grown);
     assert!(
-        told.len() == 1 && told[0].ends_with(r#"TicketsAdded seats optional {"type":"integer"}"#),
-        "{told:?}"
+        found.len() == 1 && found[0].ends_with(r#"TicketsAdded seats optional {"type":"integer"}"#),
+        "{found:?}"
     );
     let written = format!("{PUBLISHED}TicketsAdded seats optional {{\"type\":\"integer\"}}\n");
-    assert_eq!(complaints(&written, &grown), Vec::<String>::new());
-    // From then on it is published too.
-    assert!(!complaints(&written, &schemas()).is_empty());
+    assert_eq!(violations(&written, &grown), Vec::<String>::new());
+    // From then on it can't be removed either.
+    assert!(!violations(&written, &schemas()).is_empty());
 }
 
 #[test]
-fn a_new_field_can_not_be_required() {
+fn a_new_field_cannot_be_required() {
     let grown = changed("TicketsAdded", |schema| {
         schema["properties"]["seats"] = json!({"type": "integer"});
         schema["required"].as_array_mut().unwrap().push(json!("seats"));
     });
     let written = format!("{PUBLISHED}TicketsAdded seats required {{\"type\":\"integer\"}}\n");
-    let told = complaints(&written, &grown);
-    assert!(told.len() == 1 && told[0].contains("refuses what was published"), "{told:?}");
+    let violations = violations(&written, &grown);
+    assert!(violations.len() == 1 && violations[0].contains("refuses what was published"), "{violations:?}");
 }
 
 #[test]
-fn words_may_change() {
+fn descriptions_may_change() {
     let reworded =
         changed("TicketsAdded", |schema| schema["properties"]["qty"]["description"] = json!("What is left."));
-    assert_eq!(complaints(PUBLISHED, &reworded), Vec::<String>::new());
+    assert_eq!(violations(PUBLISHED, &reworded), Vec::<String>::new());
 }
