@@ -1,8 +1,8 @@
-//! A process dies right before and right after every act, under load, and is started again; then nothing is missing and
-//! nothing has happened twice.
+//! A process dies right before and right after every write, commit, send and acknowledgement (a failpoint), under load,
+//! and is started again. Afterwards no accepted call is lost, and none has two effects.
 //!
-//! The acts are listed where they are done (`service_kit::messaging::failpoints`, `movie::failpoints` and so on). All that is listed
-//! is walked through, so an act that nobody does any more fails here by its name.
+//! The failpoints are listed beside the code (`service_kit::messaging::failpoints`, `movie::failpoints` and so on). The
+//! test visits every listed failpoint, so it fails with the name of one that no process reaches any more.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,16 +16,17 @@ use theater_tests::mail::MailServer;
 use theater_tests::theater::Stage;
 use theater_tests::{Environment, Setup, checks, eventually, topics};
 
-use crate::books;
-use crate::market::{Market, SharedBooks};
+use crate::invariants;
+use crate::ledger::SharedLedger;
+use crate::workload::MixedLoad;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_theater-tests");
 
-/// Within this time a process must have come to its failpoint.
-const VISIT: Duration = Duration::from_secs(40);
+/// Within this time a process must reach its failpoint.
+const VISIT_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// What is done before a process is ready, or as soon as it is.
-const AT_THE_START: &[Failpoint] = &[
+/// Failpoints that a process reaches before it is ready, or as soon as it is.
+const AT_STARTUP: &[Failpoint] = &[
     kit::MIGRATE_RUNTIME,
     kit::MIGRATE_SERVICE,
     kit::CREATE_TOPICS,
@@ -33,17 +34,17 @@ const AT_THE_START: &[Failpoint] = &[
     movie::failpoints::COMMIT_FILLED,
 ];
 
-/// What each service does under load: its own acts, and of the runtime's those that matter most there. Their code is
-/// the same everywhere.
+/// The failpoints of each service under load: all of its own, and those of the kit that matter most there. The kit's code
+/// is the same in all services, so its failpoints need not be visited in each.
 fn under_load() -> [(&'static str, Vec<Failpoint>); 4] {
-    let own = |acts: &[Failpoint], kit: &[Failpoint]| {
-        acts.iter().chain(kit).copied().filter(|act| !AT_THE_START.contains(act)).collect()
+    let with_own = |own: &[Failpoint], kit: &[Failpoint]| {
+        own.iter().chain(kit).copied().filter(|failpoint| !AT_STARTUP.contains(failpoint)).collect()
     };
-    // A call's effect, its answer, and an event on its way.
+    // A call's effect, its stored response, and an event on its way to Kafka.
     let reservation =
         [kit::STORE_RESPONSE, kit::INSERT_OUTBOX, kit::SEND, kit::ACKNOWLEDGE, kit::DELETE, kit::COMMIT];
     let movie = [kit::COMMIT, kit::PURGE, kit::PURGE_COMMIT];
-    // A batch, with records that it can't use and buries.
+    // A batch with malformed records that become dead letters.
     let notification = [kit::DEAD_LETTER, kit::TRUNCATE, kit::APPLY, kit::ADVANCE, kit::COMMIT];
     let list = [
         kit::BEGIN,
@@ -56,15 +57,15 @@ fn under_load() -> [(&'static str, Vec<Failpoint>); 4] {
         kit::DELETE,
     ];
     [
-        ("reservation", own(reservation::failpoints::ALL, &reservation)),
-        ("movie", own(movie::failpoints::ALL, &movie)),
-        ("notification", own(notification::failpoints::ALL, &notification)),
-        ("reservation-list", own(reservation_list::failpoints::ALL, &list)),
+        ("reservation", with_own(reservation::failpoints::ALL, &reservation)),
+        ("movie", with_own(movie::failpoints::ALL, &movie)),
+        ("notification", with_own(notification::failpoints::ALL, &notification)),
+        ("reservation-list", with_own(reservation_list::failpoints::ALL, &list)),
     ]
 }
 
-/// Every failpoint there is.
-fn all() -> BTreeSet<&'static str> {
+/// The names of all failpoints.
+fn all_failpoints() -> BTreeSet<&'static str> {
     [
         kit::ALL,
         reservation::failpoints::ALL,
@@ -74,32 +75,33 @@ fn all() -> BTreeSet<&'static str> {
     ]
     .into_iter()
     .flatten()
-    .flat_map(|act| act.names())
+    .flat_map(|failpoint| failpoint.names())
     .collect()
 }
 
 pub(crate) async fn a_crash_before_and_after_each(environment: &Environment) -> anyhow::Result<()> {
     let mail = MailServer::start(BINARY).await?;
     let stage = stage(environment, &mail).await?;
-    let mut walk = Walk { fleet: Fleet::new(BINARY, stage, 1)?, visited: BTreeSet::new(), deaths: 0 };
-    walk.first_starts().await?;
-    let books = SharedBooks::default();
-    walk.under_load(&books).await?;
-    walk.later_starts().await?;
-    let Walk { fleet, visited, deaths } = walk;
-    books::balanced(&fleet, &books.so_far()).await?;
-    books::delivered(&fleet.stage, &mail).await?;
+    let mut tour = Tour { fleet: Fleet::new(BINARY, stage, 1)?, visited: BTreeSet::new(), deaths: 0 };
+    tour.first_starts().await?;
+    let ledger = SharedLedger::default();
+    tour.under_load(&ledger).await?;
+    tour.later_starts().await?;
+    let Tour { fleet, visited, deaths } = tour;
+    invariants::all_hold(&fleet, &ledger.snapshot()).await?;
+    invariants::all_mails_received(&fleet.stage, &mail).await?;
     fleet.stop().await?;
-    let missing: Vec<_> = all().difference(&visited).copied().collect();
-    ensure!(missing.is_empty(), "nobody died at {missing:?}");
+    let missing: Vec<_> = all_failpoints().difference(&visited).copied().collect();
+    ensure!(missing.is_empty(), "no process died at {missing:?}");
     println!("  {deaths} deaths at {} failpoints", visited.len());
     Ok(())
 }
 
-/// Topics of dead letters so narrow that large ones are cut.
+/// Dead-letter topics with such a small `max.message.bytes` that large dead letters are truncated.
 async fn stage(environment: &Environment, mail: &MailServer) -> anyhow::Result<Stage> {
-    // A member that comes again under its name gets its partitions back at once: it need not be found dead first. And
-    // what is sent lingers, so that a crash between sending and deleting is one before the record has left.
+    // `group.instance.id`: a restarted process gets its partitions back at once, without waiting for the session time-out
+    // of the dead one. `linger.ms`: a record stays in the client for a while, so that a crash between sending and
+    // deleting comes before Kafka has the record.
     let settings = |service: &str| format!("--kafka-config=group.instance.id={service},linger.ms=50");
     let mut setup = Setup { deadline_secs: 300, ..Setup::default() };
     setup.settings = SERVICES.map(|service| (service, settings(service))).to_vec();
@@ -112,36 +114,37 @@ async fn stage(environment: &Environment, mail: &MailServer) -> anyhow::Result<S
     Ok(stage)
 }
 
-struct Walk {
+/// A fleet whose processes die at one failpoint after another.
+struct Tour {
     fleet: Fleet,
     visited: BTreeSet<&'static str>,
     deaths: usize,
 }
 
-/// Who is to die where.
+/// A process and the failpoint at which it dies.
 type Death = (usize, &'static str);
 
-impl Walk {
+impl Tour {
     fn member(&self, service: &str) -> usize {
         self.fleet.of(service)[0]
     }
 
-    /// Nothing is there yet: each start goes one act further than the last one.
+    /// Starts on empty databases: each start gets one failpoint further than the last one.
     async fn first_starts(&mut self) -> anyhow::Result<()> {
-        let everybody: Vec<usize> = SERVICES.iter().map(|service| self.member(service)).collect();
-        let (one, movie) = ([self.member("reservation")], [self.member("movie")]);
+        let all: Vec<usize> = SERVICES.iter().map(|service| self.member(service)).collect();
+        let (reservation, movie) = ([self.member("reservation")], [self.member("movie")]);
         let starts: [(Failpoint, &[usize]); 5] = [
-            (kit::MIGRATE_RUNTIME, &everybody),
-            (kit::MIGRATE_SERVICE, &everybody),
-            // Whoever comes second finds them there.
-            (kit::CREATE_TOPICS, &one),
-            (kit::FIRST_POSITIONS, &everybody),
+            (kit::MIGRATE_RUNTIME, &all),
+            (kit::MIGRATE_SERVICE, &all),
+            // The first service creates the topics; all others find them.
+            (kit::CREATE_TOPICS, &reservation),
+            (kit::FIRST_POSITIONS, &all),
             (movie::failpoints::COMMIT_FILLED, &movie),
         ];
-        for (act, members) in starts {
-            for point in act.names() {
+        for (failpoint, members) in starts {
+            for point in failpoint.names() {
                 let deaths: Vec<Death> = members.iter().map(|member| (*member, point)).collect();
-                self.die_at_the_start(&deaths).await?;
+                self.die_at_startup(&deaths).await?;
             }
         }
         for index in 0..self.fleet.members.len() {
@@ -153,29 +156,33 @@ impl Walk {
         Ok(())
     }
 
-    async fn die_at_the_start(&mut self, deaths: &[Death]) -> anyhow::Result<()> {
+    async fn die_at_startup(&mut self, deaths: &[Death]) -> anyhow::Result<()> {
         for (index, point) in deaths {
             self.fleet.spawn_dying_at(*index, point)?;
         }
         self.await_deaths(deaths, |_, _| Ok(())).await
     }
 
-    /// In each round every service dies once, somewhere else.
-    async fn under_load(&mut self, books: &SharedBooks) -> anyhow::Result<()> {
-        let plans = under_load().map(|(service, acts)| {
+    /// In each round every service dies once, at its next failpoint.
+    async fn under_load(&mut self, ledger: &SharedLedger) -> anyhow::Result<()> {
+        let plans = under_load().map(|(service, failpoints)| {
             let member = self.member(service);
-            acts.into_iter().flat_map(Failpoint::names).map(|point| (member, point)).collect::<Vec<Death>>()
+            failpoints
+                .into_iter()
+                .flat_map(Failpoint::names)
+                .map(|point| (member, point))
+                .collect::<Vec<Death>>()
         });
         let rounds = plans.iter().map(Vec::len).max().unwrap_or(0);
         for round in 0..rounds {
             let deaths: Vec<Death> = plans.iter().filter_map(|plan| plan.get(round)).copied().collect();
-            self.round(&deaths, books).await.with_context(|| format!("after deaths at {deaths:?}"))?;
+            self.round(&deaths, ledger).await.with_context(|| format!("after deaths at {deaths:?}"))?;
         }
         Ok(())
     }
 
-    async fn round(&mut self, deaths: &[Death], books: &SharedBooks) -> anyhow::Result<()> {
-        let market = Market::opens(&self.fleet.api, &self.fleet.stage, books).await?;
+    async fn round(&mut self, deaths: &[Death], ledger: &SharedLedger) -> anyhow::Result<()> {
+        let load = MixedLoad::new(&self.fleet.api, &self.fleet.stage, ledger).await?;
         let deaths = async {
             for (index, point) in deaths {
                 self.fleet.die_at(*index, point)?;
@@ -184,32 +191,32 @@ impl Walk {
             for (index, _) in deaths {
                 self.fleet.ready(*index).await?;
             }
-            market.closes();
+            load.stop();
             anyhow::Ok(())
         };
-        tokio::try_join!(market.trades(), deaths)?;
-        books::balanced(&self.fleet, &books.so_far()).await
+        tokio::try_join!(load.run(), deaths)?;
+        invariants::all_hold(&self.fleet, &ledger.snapshot()).await
     }
 
-    /// Waits until each has died where it was to, and does then what is to be done.
+    /// Waits until each process has died at its failpoint, and then calls `then` for it.
     async fn await_deaths(
         &mut self,
         deaths: &[Death],
         then: fn(&mut Fleet, usize) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let mut living = deaths.to_vec();
+        let mut alive = deaths.to_vec();
         let fleet = &mut self.fleet;
-        eventually("every one dies where it was told to", VISIT, async || {
+        eventually("every process dies at its failpoint", VISIT_TIMEOUT, async || {
             let mut next = 0;
-            while let Some(&(index, point)) = living.get(next) {
+            while let Some(&(index, point)) = alive.get(next) {
                 if fleet.has_died_at(index, point)? {
-                    living.remove(next);
+                    alive.remove(next);
                     then(fleet, index)?;
                 } else {
                     next += 1;
                 }
             }
-            ensure!(living.is_empty(), "nobody has come to {living:?}");
+            ensure!(alive.is_empty(), "not reached: {alive:?}");
             Ok(())
         })
         .await?;
@@ -218,7 +225,7 @@ impl Walk {
         Ok(())
     }
 
-    /// A movie service that finds a catalogue without its words.
+    /// Starts of the movie service on a catalogue without search texts, which it fills in.
     async fn later_starts(&mut self) -> anyhow::Result<()> {
         let index = self.member("movie");
         self.fleet.kill(index).await;
@@ -226,17 +233,17 @@ impl Walk {
         let mut database = PgConnection::connect(&url).await?;
         sqlx::query("delete from movie_text").execute(&mut database).await?;
         for point in movie::failpoints::COMMIT_FILLED.names() {
-            self.die_at_the_start(&[(index, point)]).await?;
+            self.die_at_startup(&[(index, point)]).await?;
         }
         self.fleet.spawn(index)?;
         self.fleet.ready(index).await?;
-        eventually("all movies have their words", VISIT, async || {
-            let nameless = checks::count(
+        eventually("all movies have their search texts", VISIT_TIMEOUT, async || {
+            let missing = checks::count(
                 &url,
                 "select (select count(*) from movie) - (select count(*) from movie_text)",
             );
-            let nameless = nameless.await?;
-            ensure!(nameless == 0, "{nameless} movies without their words");
+            let missing = missing.await?;
+            ensure!(missing == 0, "{missing} movies without their search texts");
             Ok(())
         })
         .await

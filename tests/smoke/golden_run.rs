@@ -1,4 +1,4 @@
-//! The golden run, played over HTTP, and read from the topics by Kafka's own console consumer.
+//! The golden run, played over HTTP. Kafka's own console consumer then reads its events from the topics.
 
 use std::time::Duration;
 
@@ -12,7 +12,9 @@ use uuid::Uuid;
 const SOON: Duration = Duration::from_secs(20);
 const CONSOLE_CONSUMER: &str = "org.apache.kafka.tools.consumer.ConsoleConsumer";
 
-pub(crate) async fn plays_and_lies_in_the_topics(environment: &Environment) -> anyhow::Result<()> {
+pub(crate) async fn is_played_and_read_by_the_console_consumer(
+    environment: &Environment,
+) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup { partitions: 1, ..Setup::default() }).await?;
     let movie = play(&theater.api).await?;
     checks::at_rest(&theater.stage, SOON).await?;
@@ -20,22 +22,23 @@ pub(crate) async fn plays_and_lies_in_the_topics(environment: &Environment) -> a
     let prefix = theater.stage.prefix.clone();
     theater.stop().await?;
 
-    let reservations = console(environment, &format!("{prefix}reservations"), 7).await?;
-    let told: Vec<_> = reservations.iter().map(|event| event["eventType"].clone()).collect();
+    let reservations = consume(environment, &format!("{prefix}reservations"), 7).await?;
+    let event_types: Vec<_> = reservations.iter().map(|event| event["eventType"].clone()).collect();
     ensure!(
-        told == [
-            "ReservationPlaced",
-            "ReservationConfirmed",
-            "ReservationPlaced",
-            "ReservationCancelled",
-            "ReservationPlaced",
-            "ReservationConfirmed",
-            "ReservationCancelled"
-        ],
-        "{told:?}"
+        event_types
+            == [
+                "ReservationPlaced",
+                "ReservationConfirmed",
+                "ReservationPlaced",
+                "ReservationCancelled",
+                "ReservationPlaced",
+                "ReservationConfirmed",
+                "ReservationCancelled"
+            ],
+        "{event_types:?}"
     );
-    let movies = console(environment, &format!("{prefix}movies"), 5).await?;
-    let told: Vec<_> =
+    let movies = consume(environment, &format!("{prefix}movies"), 5).await?;
+    let types_and_stock: Vec<_> =
         movies.iter().map(|event| (event["eventType"].clone(), event["qty"].clone())).collect();
     let expected = [
         ("MoviePublished", 100),
@@ -44,12 +47,15 @@ pub(crate) async fn plays_and_lies_in_the_topics(environment: &Environment) -> a
         ("TicketsAllocated", 0),
         ("TicketsReleased", 45),
     ];
-    ensure!(told == expected.map(|(event, qty)| (json!(event), json!(qty))), "{told:?}");
+    ensure!(
+        types_and_stock == expected.map(|(event, qty)| (json!(event), json!(qty))),
+        "{types_and_stock:?}"
+    );
     ensure!(movies.iter().all(|event| event["movieId"] == json!(movie)), "of one movie");
     Ok(())
 }
 
-/// Steps 1 to 5 of the golden run; answers the movie.
+/// Steps 1 to 5 of the golden run. Returns the movie.
 async fn play(api: &Api) -> anyhow::Result<Uuid> {
     let movie = api.publish(100).await?;
     let first = reserve(api, movie, 45, "CONFIRMED", 55).await?;
@@ -62,8 +68,8 @@ async fn play(api: &Api) -> anyhow::Result<Uuid> {
         Ok(())
     })
     .await?;
-    ended(api, second, "CANCELLED", Some("OUT_OF_STOCK")).await?;
-    ended(api, first, "CANCELLED", Some("CUSTOMER")).await?;
+    wait_for_outcome(api, second, "CANCELLED", Some("OUT_OF_STOCK")).await?;
+    wait_for_outcome(api, first, "CANCELLED", Some("CUSTOMER")).await?;
     let again = api.delete(&format!("/reservations/{first}")).await?;
     ensure!(again.status == StatusCode::OK, "cancelled already: {again:?}");
     eventually("only the third is listed", SOON, async || {
@@ -81,12 +87,12 @@ async fn reserve(api: &Api, movie: Uuid, count: i64, status: &str, left: i64) ->
     ensure!(answer.status == StatusCode::ACCEPTED, "{answer:?}");
     ensure!(answer.header("location") == Some(&format!("/reservations/{id}")), "{answer:?}");
     ensure!(answer.json()?["reserveStatus"] == "PENDING", "{answer:?}");
-    ended(api, id, status, None).await?;
+    wait_for_outcome(api, id, status, None).await?;
     ensure!(api.left(movie).await? == left, "left after {count}");
     Ok(id)
 }
 
-async fn ended(api: &Api, id: Uuid, status: &str, reason: Option<&str>) -> anyhow::Result<()> {
+async fn wait_for_outcome(api: &Api, id: Uuid, status: &str, reason: Option<&str>) -> anyhow::Result<()> {
     eventually("the reservation has ended and is notified", SOON, async || {
         let reservation = api.reservation(id).await?;
         ensure!(reservation["reserveStatus"] == json!(status), "{reservation}");
@@ -100,9 +106,9 @@ async fn ended(api: &Api, id: Uuid, status: &str, reason: Option<&str>) -> anyho
     .await
 }
 
-/// A topic as an operator reads it, with keys and headers.
-async fn console(environment: &Environment, topic: &str, count: usize) -> anyhow::Result<Vec<Value>> {
-    let most = count.to_string();
+/// The events of a topic as an operator reads them, with keys and headers.
+async fn consume(environment: &Environment, topic: &str, count: usize) -> anyhow::Result<Vec<Value>> {
+    let max_messages = count.to_string();
     let args = [
         "--topic",
         topic,
@@ -112,7 +118,7 @@ async fn console(environment: &Environment, topic: &str, count: usize) -> anyhow
         "--formatter-property",
         "print.headers=true",
         "--max-messages",
-        &most,
+        &max_messages,
         "--timeout-ms",
         "20000",
     ];

@@ -1,4 +1,7 @@
-//! A first look, for any environment: both servers answer, and the golden run holds on them.
+//! The shortest test of the whole theater: the golden run of the contract, in any environment.
+//!
+//! Needs Kafka and PostgreSQL, which it starts itself (see `tests/README.md`), and Kafka's console consumer.
+//! `cargo test -p theater-tests --test smoke` runs it.
 
 use std::process::ExitCode;
 
@@ -7,5 +10,5 @@ use theater_tests::{runner, tests};
 mod golden_run;
 
 fn main() -> ExitCode {
-    runner::run(tests![golden_run::plays_and_lies_in_the_topics], 1)
+    runner::run(tests![golden_run::is_played_and_read_by_the_console_consumer], 1)
 }

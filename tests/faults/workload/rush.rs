@@ -1,4 +1,4 @@
-//! 1 000 customers who want one ticket each of 500, and repeat what got no answer.
+//! 1 000 customers who want one ticket each of 500, and who repeat each call that is not answered.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,44 +19,43 @@ use uuid::Uuid;
 const CUSTOMERS: usize = 1_000;
 const TICKETS: i64 = 500;
 
-/// Requests under way at once.
-const AT_ONCE: usize = 16;
+const CONCURRENT_CALLS: usize = 16;
 
-/// How long one customer goes on asking.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long one customer repeats a call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long the fleet may take to come to rest after the last answer.
+/// How long the fleet may take to come to rest after the last response.
 const REST: Duration = Duration::from_secs(120);
 
-/// A crowd at the entrance.
-pub(crate) struct Crowd {
+/// The customers' calls, in a task of their own.
+pub(crate) struct TicketRush {
     movie: Uuid,
     answered: Arc<AtomicUsize>,
     task: JoinHandle<anyhow::Result<()>>,
 }
 
-impl Crowd {
-    pub(crate) async fn arrives(fleet: &Fleet) -> anyhow::Result<Self> {
+impl TicketRush {
+    pub(crate) async fn start(fleet: &Fleet) -> anyhow::Result<Self> {
         let movie = fleet.api.publish(TICKETS).await?;
         let answered = Arc::new(AtomicUsize::new(0));
         let (api, counter) = (fleet.api.clone(), Arc::clone(&answered));
         let task = tokio::spawn(async move {
             let customer = |_| {
-                let (asking, counter) = (ask(api.clone(), movie), Arc::clone(&counter));
+                let (placing, counter) = (place(api.clone(), movie), Arc::clone(&counter));
                 async move {
-                    asking.await?;
+                    placing.await?;
                     counter.fetch_add(1, Ordering::Relaxed);
                     anyhow::Ok(())
                 }
             };
-            stream::iter(0..CUSTOMERS).map(customer).buffer_unordered(AT_ONCE).try_collect().await
+            stream::iter(0..CUSTOMERS).map(customer).buffer_unordered(CONCURRENT_CALLS).try_collect().await
         });
         Ok(Self { movie, answered, task })
     }
 
-    /// Waits until so many have their answer.
-    pub(crate) async fn served(&self, customers: usize) -> anyhow::Result<()> {
-        eventually("customers were answered", PATIENCE, async || {
+    /// Waits until this many customers are answered.
+    pub(crate) async fn wait_for_answers(&self, customers: usize) -> anyhow::Result<()> {
+        eventually("customers were answered", CALL_TIMEOUT, async || {
             let answered = self.answered.load(Ordering::Relaxed);
             ensure!(answered >= customers, "{answered} of {customers}");
             Ok(())
@@ -64,8 +63,8 @@ impl Crowd {
         .await
     }
 
-    /// Waits for all, and for the fleet to come to rest; then exactly what there was is sold.
-    pub(crate) async fn leaves(self, fleet: &Fleet) -> anyhow::Result<()> {
+    /// Waits for all customers and for the fleet to come to rest. Exactly the stock must be sold then.
+    pub(crate) async fn finish(self, fleet: &Fleet) -> anyhow::Result<()> {
         self.task.await??;
         checks::at_rest(&fleet.stage, REST).await?;
         let outcomes = checks::outcomes(&fleet.api, self.movie).await?;
@@ -80,20 +79,19 @@ impl Crowd {
     }
 }
 
-/// Asks under an id of the customer's own until there is an answer that settles it.
-async fn ask(api: Api, movie: Uuid) -> anyhow::Result<()> {
+/// Places a reservation under an id made by the customer, until it is accepted.
+async fn place(api: Api, movie: Uuid) -> anyhow::Result<()> {
     let body = reservation(Uuid::now_v7(), movie, 1);
     let began = Instant::now();
-    // The pace of one impatient customer.
     let mut pace = interval(Duration::from_millis(50));
     loop {
         pace.tick().await;
-        let trouble = match api.post("/reservations", &body).await {
+        let failure = match api.post("/reservations", &body).await {
             Ok(answer) if answer.status == StatusCode::ACCEPTED => return Ok(()),
             Ok(answer) if answer.status.is_server_error() => format!("{}: {}", answer.status, answer.text),
             Ok(answer) => bail!("refused: {}: {}", answer.status, answer.text),
             Err(error) => format!("{error:#}"),
         };
-        ensure!(began.elapsed() < PATIENCE, "no answer within {PATIENCE:?}, last: {trouble}");
+        ensure!(began.elapsed() < CALL_TIMEOUT, "no answer within {CALL_TIMEOUT:?}, last: {failure}");
     }
 }
