@@ -5,10 +5,8 @@
 //!
 //! - [`csv_format`]: reservations as CSV. Pure.
 //! - [`folder`]: the files, in a folder that all replicas share.
-//! - [`exporter`]: makes the files, and deletes expired exports.
 
 pub mod csv_format;
-pub mod exporter;
 pub mod folder;
 
 use chrono::{DateTime, Utc};

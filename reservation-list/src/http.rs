@@ -192,8 +192,8 @@ mod tests {
     use service_kit::messaging::{Idempotency, IdempotencyConfig};
 
     use super::*;
-    use crate::export::exporter::{ExportMetrics, Exporter};
     use crate::export::folder::Folder;
+    use crate::exporter::{ExportMetrics, Exporter};
 
     fn get(uri: &str) -> test::TestRequest {
         test::TestRequest::with_uri(uri)

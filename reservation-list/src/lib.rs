@@ -5,7 +5,7 @@
 //! - [`projection`]: the pure decision how events change the list.
 //! - [`store`]: the SQL statements.
 //! - [`events`]: projects outcomes from the log.
-//! - [`export`]: makes files of a movie's reservations.
+//! - [`export`]: an export, its CSV and its folder; [`exporter`]: makes the files, and deletes expired exports.
 //! - [`http`]: the list, newest first, read-your-writes with a consistency token; and the calls about exports.
 //! - [`config`]: the settings.
 //! - [`failpoints`]: the points at which tests kill the process.
@@ -13,6 +13,7 @@
 pub mod config;
 pub mod events;
 pub mod export;
+pub mod exporter;
 pub mod failpoints;
 pub mod http;
 pub mod projection;
@@ -31,8 +32,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
-use export::exporter::{ExportMetrics, Exporter};
 use export::folder::Folder;
+use exporter::{ExportMetrics, Exporter};
 use http::exports::ExportApi;
 use projection::Status;
 

@@ -11,7 +11,7 @@
 //! - [`kafka`]: client settings, and the creation of missing topics.
 //! - [`consumer`]: reads a topic, and applies its records in batches; [`record`]: a record and its decoded event;
 //!   [`dead_letter`]: the record that is stored in place of one that no retry can help.
-//! - [`outbox`]: events that are not sent yet, and the relay that sends them.
+//! - [`outbox`]: events that are not sent yet; [`relay`]: sends them.
 //! - [`idempotency`]: the responses of accepted calls, stored under their `Idempotency-Key`.
 //! - [`waiters`]: calls that wait for a reservation's status; [`consistency_token`]: the status that a client has
 //!   seen.
@@ -32,6 +32,7 @@ pub mod kafka;
 pub mod metrics;
 pub mod outbox;
 pub mod record;
+pub mod relay;
 pub mod service_context;
 pub mod task_group;
 pub mod waiters;
@@ -43,8 +44,9 @@ pub use fault::Fault;
 pub use idempotency::{
     Idempotency, IdempotencyConfig, IdempotencyKey, IdempotencyParameter, StoredResponse, StoredResponses,
 };
-pub use outbox::{Outbox, Relays};
+pub use outbox::Outbox;
 pub use record::Delivery;
+pub use relay::Relays;
 pub use service_context::{ServiceContext, ServiceOptions};
 pub use task_group::TaskGroup;
 pub use worker::{Step, Worker};

@@ -1,30 +1,30 @@
-//! What the relay sends, in which order, and how often: a row is read in its place whenever it is committed, by the
-//! shard's owner alone, and until it is deleted it is sent as it is.
+//! The outbox relay: it sends every committed row, however late it commits, in the order of `seq`. Only the owner of a
+//! shard sends its rows. A row that is sent again, because its deletion failed, is the same event.
 
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::json;
 use service_kit::messaging::outbox::EVENT_SHARDS;
-use service_kit::messaging::outbox::relay::LOCK_CLASS;
+use service_kit::messaging::relay::LOCK_CLASS;
 use sqlx::{Connection, PgConnection};
 use theater_tests::log::{self, Entry};
 use theater_tests::{Environment, Setup, Theater, checks, eventually};
 use uuid::Uuid;
 
-use crate::holder::Holder;
+use crate::row_lock::RowLock;
 
 const SOON: Duration = Duration::from_secs(60);
 
-pub(crate) async fn what_commits_late_is_sent(environment: &Environment) -> anyhow::Result<()> {
+pub(crate) async fn rows_that_commit_late_are_sent(environment: &Environment) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
-    let (movie, event) = cancelled(&theater).await?;
+    let (movie, event) = cancelled_reservation(&theater).await?;
     let topic = format!("{}reservations", theater.stage.prefix);
 
-    // Drawn now, committed last.
+    // These rows get their `seq` now, and one transaction commits last, the other never.
     let mut late = Writer::begin(&theater, &event).await?;
     let mut never = Writer::begin(&theater, &event).await?;
-    // Every relay has to find one.
+    // A row for the relay of each shard.
     let (mut late_ids, mut never_ids) = (Vec::new(), Vec::new());
     for shard in 0..EVENT_SHARDS {
         late_ids.push(late.write(shard).await?);
@@ -37,58 +37,59 @@ pub(crate) async fn what_commits_late_is_sent(environment: &Environment) -> anyh
         let sent = log::read(&theater.stage.bootstrap, &topic).await?;
         let placed = sent.iter().filter(|entry| entry.event_type() == "ReservationPlaced").count();
         ensure!(placed == 21, "{placed} of 21");
-        ensure!(count(&sent, &late_ids) == 0, "what is not committed was sent");
+        ensure!(count_ids(&sent, &late_ids) == 0, "an uncommitted row was sent");
         Ok(())
     })
     .await?;
-    let drawn =
+    let last_seq =
         checks::count(&theater.stage.reservation_url, "select last_value from outbox_seq_seq").await?;
-    ensure!(drawn >= late.last_seq + 20, "seq {} was to be low; {drawn} are drawn", late.last_seq);
+    ensure!(last_seq >= late.last_seq + 20, "the late rows have seq {} of {last_seq}", late.last_seq);
 
-    late.transaction("commit").await?;
-    never.transaction("rollback").await?;
+    late.execute("commit").await?;
+    never.execute("rollback").await?;
     theater.api.reserve(movie, 1).await?;
     checks::at_rest(&theater.stage, SOON).await?;
     let sent = log::read(&theater.stage.bootstrap, &topic).await?;
-    ensure!(count(&sent, &late_ids) == late_ids.len(), "a row that was committed late is lost");
-    ensure!(count(&sent, &never_ids) == 0, "a row that was rolled back was sent");
+    ensure!(count_ids(&sent, &late_ids) == late_ids.len(), "a row that was committed late is missing");
+    ensure!(count_ids(&sent, &never_ids) == 0, "a row that was rolled back was sent");
     checks::invariants(&theater.stage, &theater.api).await?;
     theater.stop().await
 }
 
-fn count(log: &[Entry], ids: &[String]) -> usize {
+fn count_ids(log: &[Entry], ids: &[String]) -> usize {
     log.iter().filter(|entry| entry.header("ce_id").is_some_and(|id| ids.contains(&id))).count()
 }
 
-/// Neither who began first nor who wrote anything first is sent first, but whose row has the lower `seq`: for one
-/// movie it was drawn under the movie's or the reservation's lock. And nobody sends what is not theirs to send.
-pub(crate) async fn a_shard_is_sent_by_its_owner_in_the_order_of_its_rows(
+/// Rows are sent in the order of `seq`, not in the order in which their transactions began or first wrote. (The rows of
+/// one movie get their `seq` under the lock of the movie or of the reservation.) A relay that does not own a shard sends
+/// none of its rows.
+pub(crate) async fn a_shard_is_sent_by_its_owner_in_seq_order(
     environment: &Environment,
 ) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
-    let (movie, event) = cancelled(&theater).await?;
+    let (movie, event) = cancelled_reservation(&theater).await?;
     let (url, topic) = (&theater.stage.reservation_url, format!("{}reservations", theater.stage.prefix));
     let before = log::read(&theater.stage.bootstrap, &topic).await?.len();
-    let mut shards = Shards::take(url).await?;
+    let mut shards = ShardLocks::take(url).await?;
 
     let mut early = Writer::begin(&theater, &event).await?;
-    early.transaction("select pg_current_xact_id()").await?;
+    early.execute("select pg_current_xact_id()").await?;
     for _ in 0..3 {
         theater.api.reserve(movie, 1).await?;
     }
     let shard: i16 =
         sqlx::query_scalar("select min(shard) from outbox").fetch_one(&mut shards.connection).await?;
     early.write(shard).await?;
-    early.transaction("commit").await?;
+    early.execute("commit").await?;
     theater.api.reserve(movie, 1).await?;
     let in_order: Vec<String> = sqlx::query_scalar("select headers from outbox order by seq")
         .fetch_all(&mut shards.connection)
         .await?;
     ensure!(in_order.len() == 5, "{in_order:?}");
 
-    shards.asked_for_in_vain().await?;
+    shards.wait_for_lock_attempts().await?;
     let sent = log::read(&theater.stage.bootstrap, &topic).await?;
-    ensure!(sent.len() == before, "sent by who does not own the shard");
+    ensure!(sent.len() == before, "a relay without the shard's lock sent its rows");
     shards.connection.close().await?;
     checks::at_rest(&theater.stage, SOON).await?;
     let log = log::read(&theater.stage.bootstrap, &topic).await?;
@@ -100,14 +101,15 @@ pub(crate) async fn a_shard_is_sent_by_its_owner_in_the_order_of_its_rows(
     theater.stop().await
 }
 
-/// What was acknowledged, but not deleted before its relay's session was cut, is sent again: the same event.
-pub(crate) async fn what_is_sent_again_is_the_same(environment: &Environment) -> anyhow::Result<()> {
+/// The relay's session is cut after Kafka has acknowledged a row and before it is deleted. The row is sent again, as the
+/// same event.
+pub(crate) async fn an_event_sent_again_keeps_its_identity(environment: &Environment) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
-    let (movie, _) = cancelled(&theater).await?;
+    let (movie, _) = cancelled_reservation(&theater).await?;
     let url = &theater.stage.reservation_url;
-    let shards = Shards::take(url).await?;
+    let shards = ShardLocks::take(url).await?;
     let id = theater.api.reserve(movie, 1).await?;
-    let mut holder = Holder::of(url, "select from outbox for update").await?;
+    let mut lock = RowLock::acquire(url, "select from outbox for update").await?;
     shards.connection.close().await?;
     let mut connection = PgConnection::connect(url).await?;
     let copies = async || {
@@ -119,13 +121,13 @@ pub(crate) async fn what_is_sent_again_is_the_same(environment: &Environment) ->
         anyhow::Ok(log)
     };
     for sent in 1..=3 {
-        for pid in holder.holds_up(1, "delete from outbox").await? {
+        for pid in lock.wait_until_blocking(1, "delete from outbox").await? {
             let known = copies().await?.len();
-            ensure!(known >= sent, "it is to be deleted, and was sent {known} times");
+            ensure!(known >= sent, "the relay deletes it after sending it {known} times, not {sent}");
             sqlx::query("select pg_terminate_backend($1, 5000)").bind(pid).execute(&mut connection).await?;
         }
     }
-    holder.release().await?;
+    lock.release().await?;
     checks::at_rest(&theater.stage, SOON).await?;
     let copies = copies().await?;
     ensure!(copies.len() >= 4, "{} copies", copies.len());
@@ -142,25 +144,25 @@ pub(crate) async fn what_is_sent_again_is_the_same(environment: &Environment) ->
     theater.stop().await
 }
 
-/// The locks of all event shards, taken from their relays: until the session ends, nothing may be sent.
-struct Shards {
+/// The locks of all event shards, taken from their relays. Until the session ends, no relay may send.
+struct ShardLocks {
     connection: PgConnection,
 }
 
-impl Shards {
+impl ShardLocks {
     async fn take(url: &str) -> anyhow::Result<Self> {
-        let mut taking = PgConnection::connect(url).await?;
-        let own: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut taking).await?;
-        let mut ending = PgConnection::connect(url).await?;
+        let mut holder = PgConnection::connect(url).await?;
+        let own: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut holder).await?;
+        let mut terminator = PgConnection::connect(url).await?;
         let taken = async {
             for shard in 0..EVENT_SHARDS {
                 let lock = sqlx::query("select pg_advisory_lock($1, $2)");
-                lock.bind(LOCK_CLASS).bind(i32::from(shard)).execute(&mut taking).await?;
+                lock.bind(LOCK_CLASS).bind(i32::from(shard)).execute(&mut holder).await?;
             }
             anyhow::Ok(())
         };
-        // Who waits for a lock has it before a relay asks again.
-        let ended = eventually("the shards are taken", SOON, async || {
+        // The waiting session gets a lock before the relay, whose session is terminated, tries again.
+        let terminated = eventually("the shards are taken", SOON, async || {
             let owners: Vec<i32> = sqlx::query_scalar(
                 "select pid from pg_locks
                  where locktype = 'advisory' and granted and classid::bigint = $1 and objid::bigint < $2
@@ -168,38 +170,40 @@ impl Shards {
             )
             .bind(i64::from(LOCK_CLASS))
             .bind(i64::from(EVENT_SHARDS))
-            .fetch_all(&mut ending)
+            .fetch_all(&mut terminator)
             .await?;
             for owner in owners.iter().filter(|owner| **owner != own) {
-                sqlx::query("select pg_terminate_backend($1)").bind(owner).execute(&mut ending).await?;
+                sqlx::query("select pg_terminate_backend($1)").bind(owner).execute(&mut terminator).await?;
             }
             let taken = owners.iter().filter(|owner| **owner == own).count();
             ensure!(taken == usize::try_from(EVENT_SHARDS)?, "{owners:?}");
             Ok(())
         });
-        tokio::try_join!(taken, ended)?;
-        Ok(Self { connection: taking })
+        tokio::try_join!(taken, terminated)?;
+        Ok(Self { connection: holder })
     }
 
-    /// Every relay has asked for its shard since this was called.
-    async fn asked_for_in_vain(&mut self) -> anyhow::Result<()> {
-        let asking = "select count(*) from pg_stat_activity
+    /// Waits until every relay has tried to lock its shard again.
+    async fn wait_for_lock_attempts(&mut self) -> anyhow::Result<()> {
+        let attempts = "select count(*) from pg_stat_activity
              where datname = current_database() and application_name like '% relay _'
                and query = 'select pg_try_advisory_lock($1, $2)'
                and query_start > $1";
         let since: chrono::DateTime<chrono::Utc> =
             sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut self.connection).await?;
-        eventually("the relays ask for their shards", SOON, async || {
-            let asked: i64 = sqlx::query_scalar(asking).bind(since).fetch_one(&mut self.connection).await?;
-            ensure!(asked == i64::from(EVENT_SHARDS), "{asked} have asked");
+        eventually("the relays try to lock their shards", SOON, async || {
+            let attempted: i64 =
+                sqlx::query_scalar(attempts).bind(since).fetch_one(&mut self.connection).await?;
+            ensure!(attempted == i64::from(EVENT_SHARDS), "{attempted} have tried");
             Ok(())
         })
         .await
     }
 }
 
-/// A movie, and the last event of a reservation of it: again, it changes nothing.
-async fn cancelled(theater: &Theater) -> anyhow::Result<(Uuid, Entry)> {
+/// Places and cancels a reservation. Returns its movie and the event of the cancellation, which has no effect if it is
+/// sent again.
+async fn cancelled_reservation(theater: &Theater) -> anyhow::Result<(Uuid, Entry)> {
     let movie = theater.api.publish(100).await?;
     let first = theater.api.reserve(movie, 1).await?;
     theater.api.delete(&format!("/reservations/{first}")).await?;
@@ -209,7 +213,7 @@ async fn cancelled(theater: &Theater) -> anyhow::Result<(Uuid, Entry)> {
     Ok((movie, event.context("cancelled")?))
 }
 
-/// A transaction of the reservation service that takes its time.
+/// A slow transaction that writes to the outbox of the reservation service.
 struct Writer<'a> {
     connection: PgConnection,
     topic: String,
@@ -222,16 +226,16 @@ impl<'a> Writer<'a> {
         let connection = PgConnection::connect(&theater.stage.reservation_url).await?;
         let topic = format!("{}reservations", theater.stage.prefix);
         let mut writer = Self { connection, topic, event, last_seq: 0 };
-        writer.transaction("begin").await?;
+        writer.execute("begin").await?;
         Ok(writer)
     }
 
-    async fn transaction(&mut self, what: &'static str) -> anyhow::Result<()> {
-        sqlx::raw_sql(what).execute(&mut self.connection).await?;
+    async fn execute(&mut self, sql: &'static str) -> anyhow::Result<()> {
+        sqlx::raw_sql(sql).execute(&mut self.connection).await?;
         Ok(())
     }
 
-    /// The event under an identity of its own, which is answered.
+    /// Writes the event under a new identity and returns that.
     async fn write(&mut self, shard: i16) -> anyhow::Result<String> {
         let id = Uuid::now_v7().to_string();
         let headers: Vec<_> = self

@@ -30,9 +30,9 @@ use utoipa::openapi::Schema;
 use uuid::Uuid;
 
 use super::Api;
-use crate::export::exporter::Exporter;
 use crate::export::folder::Folder;
 use crate::export::{Export, State, csv_format};
+use crate::exporter::Exporter;
 use crate::store::export::{self, CreateOutcome, Limits};
 
 const PATH: &str = "/reservationLists/exports";

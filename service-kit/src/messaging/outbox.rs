@@ -3,14 +3,9 @@
 //! Rows must be inserted after the aggregate's own rows are locked. Then `seq` is drawn under that lock, and for one
 //! aggregate the order of `seq` is the order of its events.
 //!
-//! - [`relay`]: sends the rows and deletes them.
 //! - [`backlog`]: the gauges of the outbox.
 
 pub mod backlog;
-pub mod relay;
-
-pub use relay::Relays;
-
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};

@@ -28,11 +28,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use self::rows::{OutboxRow, delete_rows, read_rows, truncate_row};
-use super::{DEAD_LETTER_SHARD, EVENT_SHARDS, Outbox};
 use crate::messaging::failpoint::{failpoint, failpoint_sync};
 use crate::messaging::failpoints;
 use crate::messaging::kafka::Kafka;
 use crate::messaging::metrics::EventMetrics;
+use crate::messaging::outbox::{DEAD_LETTER_SHARD, EVENT_SHARDS, Outbox};
 use crate::messaging::task_group::stop_limit_passed;
 
 /// The first number of the advisory lock; the second is the shard.

@@ -19,9 +19,9 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::State;
-use super::csv_format;
-use super::folder::{Folder, PartialFile};
+use crate::export::State;
+use crate::export::csv_format;
+use crate::export::folder::{Folder, PartialFile};
 use crate::store::export::{self, Claimed, Outcome};
 
 /// How often it looks for exports that are due. It is woken for those that this process accepted.
