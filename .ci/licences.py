@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks each dependency's licence and source by deny.toml, as cargo-deny would.
+"""Checks each dependency's licence and source against deny.toml, as cargo-deny does.
 
 Reads `cargo metadata --format-version 1` from standard input. Needs Python 3.11 (tomllib), nothing else.
 """
@@ -39,12 +39,12 @@ class Expression:
 
     def one(self, licences):
         if not self.tokens:
-            raise ValueError("it ends too early")
+            raise ValueError("unexpected end")
         token = self.tokens.pop(0)
         if token == "(":
             result = self.any(licences)
             if not self.tokens or self.tokens.pop(0) != ")":
-                raise ValueError("a parenthesis is left open")
+                raise ValueError("a parenthesis is not closed")
             return result
         if token in (")", "/", "OR", "AND", "WITH"):
             raise ValueError(f"unexpected {token!r}")
@@ -54,19 +54,19 @@ class Expression:
         return token in licences
 
 
-def complaint(package, licences):
-    """What is wrong with a package, or None."""
+def problem(package, licences):
+    """The problem with a package, or None."""
     name = f"{package['name']} {package['version']}"
     source = package["source"]
-    # Path dependencies have no source; anything else must be the default registry.
+    # Path dependencies have no source. Every other dependency must come from the default registry.
     if source is not None and not source.endswith("//github.com/rust-lang/crates.io-index"):
         return f"{name}: comes from {source}"
     if not package["license"]:
-        return f"{name}: names no licence"
+        return f"{name}: has no licence"
     try:
         allowed = Expression(package["license"]).allowed(licences)
     except ValueError as error:
-        return f"{name}: can't read its licence {package['license']!r}: {error}"
+        return f"{name}: can't parse its licence {package['license']!r}: {error}"
     return None if allowed else f"{name}: licence {package['license']!r} is not in deny.toml"
 
 
@@ -75,12 +75,12 @@ def main():
     licences = set(rules["licenses"]["allow"])
     banned = {entry["crate"] for entry in rules["bans"]["deny"]}
     packages = json.load(sys.stdin)["packages"]
-    complaints = [text for package in packages if (text := complaint(package, licences))]
-    complaints += [f"{p['name']} {p['version']}: is banned" for p in packages if p["name"] in banned]
-    for text in complaints:
+    problems = [text for package in packages if (text := problem(package, licences))]
+    problems += [f"{p['name']} {p['version']}: is banned" for p in packages if p["name"] in banned]
+    for text in problems:
         print(text, file=sys.stderr)
-    print(f"{len(packages)} packages, {len(licences)} licences allowed, {len(complaints)} complaints")
-    return 1 if complaints or not packages else 0
+    print(f"{len(packages)} packages, {len(licences)} licences allowed, {len(problems)} problems")
+    return 1 if problems or not packages else 0
 
 
 if __name__ == "__main__":

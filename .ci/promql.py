@@ -1,15 +1,15 @@
-"""What is said in PromQL, for the checks of alerts and dashboards."""
+"""Reads PromQL, for the checks of alerts and dashboards."""
 
 import re
 
-# A text, the labels of a selector, a range, the labels of a grouping: there may be words in them that are no metric's name.
-NO_NAMES = (r'"[^"]*"', r"\{[^}]*\}", r"\[[^\]]*\]", r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)")
-WORDS = {"and", "or", "unless", "offset", "bool", "group_left", "group_right"}
+# Strings, labels of a selector, ranges and labels of a grouping may contain words, which are not names of metrics.
+NO_METRICS = (r'"[^"]*"', r"\{[^}]*\}", r"\[[^\]]*\]", r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)")
+KEYWORDS = {"and", "or", "unless", "offset", "bool", "group_left", "group_right"}
 
 
-def metrics(expr):
-    """The metrics that an expression names; those of a histogram as its series."""
-    for pattern in NO_NAMES:
+def metric_names(expr):
+    """The names of the metrics in an expression. A histogram appears by the names of its series."""
+    for pattern in NO_METRICS:
         expr = re.sub(pattern, " ", expr)
-    # What a bracket follows is a function.
-    return set(re.findall(r"\b[a-zA-Z_:][\w:]*\b(?!\s*\()", expr)) - WORDS
+    # A name before a bracket is a function.
+    return set(re.findall(r"\b[a-zA-Z_:][\w:]*\b(?!\s*\()", expr)) - KEYWORDS

@@ -1,4 +1,4 @@
-// Validates AsyncAPI documents by the parser of AsyncAPI's own tools. What it thinks wrong or doubtful, fails.
+// Validates AsyncAPI documents with the parser of AsyncAPI's own tools. Errors and warnings fail.
 //
 //   node asyncapi.mjs DIRECTORY-WITH-NODE_MODULES FILE…
 import { readFileSync } from 'node:fs';
@@ -8,7 +8,7 @@ import { resolve } from 'node:path';
 const [tools, ...files] = process.argv.slice(2);
 const { Parser, DiagnosticSeverity } = createRequire(`${resolve(tools)}/`)('@asyncapi/parser');
 
-if (files.length === 0) throw new Error('no file is named');
+if (files.length === 0) throw new Error('name at least one file');
 for (const file of files) {
     const { document, diagnostics } = await new Parser().parse(readFileSync(file, 'utf8'), { source: resolve(file) });
     for (const { severity, message, path, range } of diagnostics) {

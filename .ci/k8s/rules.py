@@ -1,10 +1,10 @@
-"""What no schema can tell: whether the objects of one rendering fit each other, and keep to what the theater promises."""
+"""Rules that no schema can express: the objects of one rendering are consistent, and keep what the theater promises."""
 
 import re
 
-# service-kit: DRAIN_LIMIT, RUNTIME_LIMIT, and what the last spans may take.
+# service-kit: DRAIN_LIMIT, RUNTIME_LIMIT, and the time for the last spans.
 DRAIN_SECS = 30 + 2 + 5
-# What a topic has that the services create.
+# Of a topic that the services create.
 PARTITIONS = 12
 
 
@@ -20,7 +20,7 @@ class Rendering:
         return {thing["metadata"]["name"] for thing in self.kind(kind)}
 
     def pods(self, selector):
-        """The workloads whose pods a selector's labels choose."""
+        """The workloads whose pods match a selector's labels."""
         labels = selector.get("matchLabels", selector)
         return [workload for workload in self.workloads if labels and labels.items() <= pod(workload)["labels"].items()]
 
@@ -38,16 +38,16 @@ def title(thing):
     return f"{thing['kind']}/{thing['metadata']['name']}"
 
 
-def together(all):
-    """All of it lies in one namespace: a component may forget to say so."""
-    spaces = all.names("Namespace")
+def same_namespace(all):
+    """All objects are in the rendering's namespace: a component may forget to set it."""
+    namespaces = all.names("Namespace")
     for thing in all.things:
-        if thing["kind"] != "Namespace" and thing["metadata"].get("namespace") not in spaces:
-            yield f"{title(thing)}: lies in {thing['metadata'].get('namespace')}, not in {', '.join(spaces)}"
+        if thing["kind"] != "Namespace" and thing["metadata"].get("namespace") not in namespaces:
+            yield f"{title(thing)}: is in the namespace {thing['metadata'].get('namespace')}, not in {', '.join(namespaces)}"
 
 
-def pinned(all):
-    """An image is one image, today and tomorrow."""
+def pinned_images(all):
+    """An image's name always means the same image."""
     for workload in all.workloads:
         for container in containers(workload):
             last = container["image"].rpartition("/")[2]
@@ -55,8 +55,8 @@ def pinned(all):
                 yield f"{title(workload)}: the image {container['image']} has no pinned tag"
 
 
-def restricted(all):
-    """A pod may do what a service needs, and no more."""
+def restricted_pods(all):
+    """A pod has no more privileges than a service needs."""
     for workload in all.workloads:
         spec = pod(workload)
         security = spec.get("securityContext", {})
@@ -65,9 +65,9 @@ def restricted(all):
         if security.get("seccompProfile") != {"type": "RuntimeDefault"}:
             yield f"{title(workload)}: may make any system call"
         if spec.get("automountServiceAccountToken") is not False or spec.get("serviceAccountName", "default") == "default":
-            yield f"{title(workload)}: should have an account of its own without a token"
+            yield f"{title(workload)}: should have its own service account, without a token"
         if spec.get("enableServiceLinks") is not False:
-            yield f"{title(workload)}: Services would put variables into its environment"
+            yield f"{title(workload)}: enableServiceLinks would add variables to its environment"
         for container in containers(workload):
             own = container.get("securityContext", {})
             wanted = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
@@ -75,11 +75,11 @@ def restricted(all):
                 yield f"{title(workload)}: {container['name']} must have {wanted}"
             resources = container.get("resources", {})
             if not {"cpu", "memory"} <= resources.get("requests", {}).keys() or "memory" not in resources.get("limits", {}):
-                yield f"{title(workload)}: {container['name']} must say which CPU and memory it requests, and its limit of memory"
+                yield f"{title(workload)}: {container['name']} must have requests for CPU and memory, and a memory limit"
 
 
-def watched(all):
-    """What is broken is seen, what is stopped may finish."""
+def probed_and_drained(all):
+    """Broken pods are detected, and stopped pods have time to finish."""
     for workload in all.kind("Deployment"):
         for container in pod(workload)["containers"]:
             missing = {"startupProbe", "readinessProbe", "livenessProbe"} - container.keys()
@@ -91,8 +91,8 @@ def watched(all):
                 yield f"{title(workload)}: {pause} s of preStop and {DRAIN_SECS} s of draining don't fit into {grace} s"
 
 
-def scaled(all):
-    """Each Deployment is scaled by one thing, which alone sets its replicas; and what moves it leaves some behind."""
+def scaled_once(all):
+    """Each Deployment has one autoscaler, which alone sets its replicas, and one disruption budget."""
     scalers = {}
     for scaler in all.kind("HorizontalPodAutoscaler", "ScaledObject"):
         target = scaler["spec"]["scaleTargetRef"]
@@ -101,36 +101,36 @@ def scaled(all):
         if wanted not in map(title, all.workloads):
             yield f"{title(scaler)}: there is no {wanted} to scale"
         if scaler["kind"] == "ScaledObject" and scaler["spec"].get("maxReplicaCount", 100) > PARTITIONS:
-            yield f"{title(scaler)}: more replicas than the {PARTITIONS} partitions would stand by"
+            yield f"{title(scaler)}: has more replicas than the {PARTITIONS} partitions; the rest would be idle"
     for workload in all.kind("Deployment"):
         name = workload["metadata"]["name"]
         if len(scalers.get(name, [])) != 1:
             yield f"{title(workload)}: is scaled by {[title(scaler) for scaler in scalers.get(name, [])]}"
         elif "replicas" in workload["spec"]:
-            yield f"{title(workload)}: replicas are {title(scalers[name][0])}'s to set"
+            yield f"{title(workload)}: replicas are set by {title(scalers[name][0])}"
         budgets = [budget for budget in all.kind("PodDisruptionBudget") if workload in all.pods(budget["spec"]["selector"])]
         if len(budgets) != 1:
             yield f"{title(workload)}: has {len(budgets)} disruption budgets"
 
 
-def reachable(all):
-    """A Service's port leads somewhere."""
+def connected_services(all):
+    """A Service's port is the port of exactly one workload."""
     for service in all.kind("Service"):
-        chosen = all.pods(service["spec"].get("selector", {}))
-        ports = {port.get("name") for workload in chosen for container in containers(workload) for port in container.get("ports", [])}
+        selected = all.pods(service["spec"].get("selector", {}))
+        ports = {port.get("name") for workload in selected for container in containers(workload) for port in container.get("ports", [])}
         for port in service["spec"]["ports"]:
-            if len(chosen) != 1 or port["targetPort"] not in ports:
-                yield f"{title(service)}: {port['targetPort']} is a port of none, or of several: {[title(one) for one in chosen]}"
+            if len(selected) != 1 or port["targetPort"] not in ports:
+                yield f"{title(service)}: {port['targetPort']} is a port of no workload, or of several: {[title(one) for one in selected]}"
 
 
 def secrets(all):
-    """Those that stand there, and those that operators make."""
+    """The Secrets of the rendering, and those that operators create."""
     made = {f"{name}-app" for name in all.names("Cluster")} | all.names("KafkaUser")
     return all.names("Secret") | made | {f"{name}-cluster-ca-cert" for name in all.names("Kafka")}
 
 
-def settled(all):
-    """Settings come from what exists. A rendering without any Secret is the base, whose overlays bring them."""
+def existing_settings(all):
+    """Settings come from existing ConfigMaps and Secrets. A rendering without Secrets is the base; its overlays add them."""
     maps, known = all.names("ConfigMap"), secrets(all)
     for workload in all.workloads:
         for container in containers(workload):
@@ -143,11 +143,11 @@ def settled(all):
                 wanted = source.get("secretRef") or source.get("secretKeyRef")
                 if wanted and known and not wanted.get("optional") and wanted["name"] not in known:
                     yield f"{title(workload)}: there is no Secret {wanted['name']}"
-            yield from unexpanded(workload, container)
+            yield from undefined_variables(workload, container)
 
 
-def stored(all):
-    """What a pod mounts is there, and may be mounted by as many pods as there can be; a folder to write to is mounted."""
+def mountable_volumes(all):
+    """Mounted volumes exist, and all pods of a workload can mount them. Folders that a service writes to are mounted."""
     claims = {claim["metadata"]["name"]: claim for claim in all.kind("PersistentVolumeClaim")}
     for workload in all.workloads:
         volumes = {volume["name"]: volume for volume in pod(workload).get("volumes", [])}
@@ -166,11 +166,11 @@ def stored(all):
             writable = {mount["mountPath"] for mount in mounts if not mount.get("readOnly")}
             for variable in container.get("env", []):
                 if variable["name"].endswith("_DIR") and variable.get("value") not in writable:
-                    yield f"{title(workload)}: {variable['name']} is {variable.get('value')}, where nothing can be written"
+                    yield f"{title(workload)}: {variable['name']} is {variable.get('value')}, which is not writable"
 
 
-def unexpanded(workload, container):
-    """$(NAME) stands for a variable that was set before it."""
+def undefined_variables(workload, container):
+    """$(NAME) refers to a variable that is set before."""
     before = set()
     for variable in container.get("env", []):
         for name in re.findall(r"\$\((\w+)\)", variable.get("value", "")):
@@ -179,10 +179,19 @@ def unexpanded(workload, container):
         before.add(variable["name"])
 
 
-RULES = (together, pinned, restricted, watched, scaled, reachable, settled, stored)
+RULES = (
+    same_namespace,
+    pinned_images,
+    restricted_pods,
+    probed_and_drained,
+    scaled_once,
+    connected_services,
+    existing_settings,
+    mountable_volumes,
+)
 
 
-def complaints(things):
+def problems(things):
     all = Rendering(things)
     for rule in RULES:
         yield from rule(all)

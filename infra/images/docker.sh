@@ -1,60 +1,48 @@
 #!/usr/bin/env bash
-# docker.sh start|stop: a Docker daemon for the time of a run, where none answers.
+# docker.sh start|stop: starts and stops a Docker daemon, if none answers.
 #
-# A daemon that already answers is used and left as it is. One that is started here publishes ports on
-# 127.0.0.1 only, keeps its data in a folder of its own, so that images built once stay, and is stopped here.
-# `stop` first removes the containers that tests killed half-way left behind: testcontainers has no reaper in Rust.
+# A daemon that already answers is used, and not stopped. A daemon that is started here publishes ports on 127.0.0.1 only, and
+# keeps its data in a folder of its own, so that built images remain. `stop` first removes containers that killed tests have left
+# behind: testcontainers has no reaper in Rust.
 set -euo pipefail
+readonly script_name=docker.sh
+# shellcheck source=.ci/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../../.ci/lib.sh"
 
 state=${THEATER_DOCKER_DIR:-/var/lib/theater-docker}
-exec_root=/run/theater-docker # short: the names of its sockets have a limit
+exec_root=/run/theater-docker # short, because the paths of sockets are limited
 pid_file=$state/pid
 log=$state/dockerd.log
 
 start_secs=60
 stop_secs=30
 
-fail() {
-    echo "docker.sh: $*" >&2
-    exit 1
-}
-
 answers() { timeout 10 docker info >/dev/null 2>&1; }
 
-# Whether the process of the pid file is a dockerd: after a restart of the machine the number may be another's.
-ours_runs() {
+# After a restart of the machine, the pid in the file may belong to another program than dockerd.
+own_daemon_runs() {
     [[ -s $pid_file && $(cat "/proc/$(<"$pid_file")/comm" 2>/dev/null) == dockerd ]]
 }
 
-gone() { ! ours_runs; }
-
-# within SECONDS COMMAND…: whether it succeeds in time.
-within() {
-    local deadline=$((SECONDS + $1))
-    shift
-    until "$@"; do
-        ((SECONDS < deadline)) || return 1
-        sleep 0.2
-    done
-}
+own_daemon_ended() { ! own_daemon_runs; }
 
 answers_or_ended() { answers || ! kill -0 "$daemon" 2>/dev/null; }
 
 start() {
-    command -v docker >/dev/null || fail "no docker client: install docker.io (and docker-cli where it is apart)"
+    command -v docker >/dev/null || fail "there is no docker client: install docker.io (and docker-cli if that is a separate package)"
     if answers; then
         echo "a Docker daemon answers already: $(docker version --format '{{.Server.Version}}')"
         return
     fi
-    [[ -z ${DOCKER_HOST:-} ]] || fail "DOCKER_HOST is $DOCKER_HOST, and nothing answers there"
-    [[ $EUID == 0 ]] || fail "no Docker daemon answers, and to start one takes root"
-    command -v dockerd >/dev/null || fail "no dockerd: install docker.io"
+    [[ -z ${DOCKER_HOST:-} ]] || fail "DOCKER_HOST is $DOCKER_HOST, but nothing answers there"
+    [[ $EUID == 0 ]] || fail "no Docker daemon answers, and only root can start one"
+    command -v dockerd >/dev/null || fail "there is no dockerd: install docker.io"
     mkdir -p "$state"
-    # A session of its own: Ctrl-C is for who waits for the tests. The socket is for whoever called sudo.
+    # A session of its own, so that Ctrl-C ends only the tests. The group of the user that called sudo may use the socket.
     setsid nohup dockerd --data-root "$state/data" --exec-root "$exec_root" --pidfile "$pid_file" --ip 127.0.0.1 \
         --group "${SUDO_GID:-0}" >"$log" 2>&1 </dev/null &
     daemon=$!
-    if within "$start_secs" answers_or_ended && answers; then
+    if wait_until "$start_secs" answers_or_ended && answers; then
         echo "started dockerd $(docker version --format '{{.Server.Version}}'), pid $daemon, data in $state"
         return
     fi
@@ -72,16 +60,16 @@ remove_leftovers() {
 }
 
 stop() {
-    if ! ours_runs; then
-        echo "no daemon of ours runs"
+    if ! own_daemon_runs; then
+        echo "no daemon that was started here runs"
         return
     fi
-    [[ $EUID == 0 ]] || fail "to stop dockerd takes root"
+    [[ $EUID == 0 ]] || fail "only root can stop dockerd"
     local pid
     pid=$(<"$pid_file")
     remove_leftovers
     kill "$pid"
-    if ! within "$stop_secs" gone; then
+    if ! wait_until "$stop_secs" own_daemon_ended; then
         echo "dockerd did not end within $stop_secs s: killed" >&2
         kill -KILL "$pid" || true
     fi

@@ -1,11 +1,11 @@
-"""The SBOM of each image: the crates that are linked into its program, and the Debian packages of its base.
+"""Writes the SBOM of each image: the crates that are linked into its program, and the Debian packages of its base.
 
     sbom.py FOLDER IMAGE…
 
-The crates are those of `cargo tree` for the program's package alone, as `theater images` builds it with the features that
-it says in a label, without what only builds or expands code; `cargo metadata` knows their licences, Cargo.lock their
-checksums. Cargo's own data of a workspace would not do: they join the features of all its members, and give the gateway
-a database's driver.
+`cargo tree` lists the crates of the program's package alone, with the features that the image's label names, as `theater images`
+builds it, without build scripts and procedural macros. `cargo metadata` has their licences, Cargo.lock their checksums. The
+dependencies in `cargo metadata` are no substitute: they combine the features of all members of the workspace, and would give the
+gateway a database driver.
 """
 
 import json
@@ -26,14 +26,14 @@ from packageurl import PackageURL
 PACKAGES = {"theater": "theater-infra"}
 
 
-def said(*command):
+def output(*command):
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def tree(package, features):
-    """(depth, name, version) of everything linked, as cargo would build the package by itself; seen ones without their own."""
+    """(depth, name, version) of each linked crate, if cargo builds the package by itself. A repeated crate comes without its own."""
     options = ["--locked", "-p", package, "--features", features, "-e", "normal,no-proc-macro"]
-    lines = said("cargo", "tree", *options, "--prefix", "depth", "-f", " {p}")
+    lines = output("cargo", "tree", *options, "--prefix", "depth", "-f", " {p}")
     for line in lines.splitlines():
         depth, name, version, *_ = line.split()
         yield int(depth), name, version.removeprefix("v")
@@ -41,20 +41,20 @@ def tree(package, features):
 
 class Crates:
     def __init__(self):
-        metadata = json.loads(said("cargo", "metadata", "--locked", "--all-features", "--format-version", "1"))
-        self.licences = {(it["name"], it["version"]): it["license"] for it in metadata["packages"]}
+        metadata = json.loads(output("cargo", "metadata", "--locked", "--all-features", "--format-version", "1"))
+        self.licences = {(package["name"], package["version"]): package["license"] for package in metadata["packages"]}
         lock = tomllib.loads(Path("Cargo.lock").read_text())
-        self.checksums = {(it["name"], it["version"]): it.get("checksum") for it in lock["package"]}
+        self.checksums = {(package["name"], package["version"]): package.get("checksum") for package in lock["package"]}
 
     def component(self, name, version):
         licence, checksum = self.licences[name, version], self.checksums[name, version]
-        # Ours have no checksum, and come from nowhere else.
+        # The crates of this workspace have no checksum, and are in no registry.
         return Component(
             type=ComponentType.LIBRARY,
             name=name,
             version=version,
             bom_ref=f"crate:{name}@{version}",
-            # Cargo's old notation has a slash for OR.
+            # Cargo's old notation uses a slash for OR.
             licenses=[LicenseFactory().make_from_string(licence.replace("/", " OR "))] if licence else [],
             hashes=[HashType(alg=HashAlgorithm.SHA_256, content=checksum)] if checksum else [],
             purl=PackageURL("cargo", name=name, version=version) if checksum else None,
@@ -62,7 +62,7 @@ class Crates:
 
 
 def add_crates(bom, program, features, crates):
-    """The crates, and which of them needs which."""
+    """Adds the crates and their dependencies."""
     components, needs, path = {}, {}, []
     for depth, *crate in tree(PACKAGES.get(program, program), features):
         crate = tuple(crate)
@@ -74,16 +74,16 @@ def add_crates(bom, program, features, crates):
     root = next(iter(components))
     for crate, component in components.items():
         bom.components.add(component)
-        bom.register_dependency(component, [components[it] for it in needs.get(crate, ())])
+        bom.register_dependency(component, [components[needed] for needed in needs.get(crate, ())])
     bom.register_dependency(bom.metadata.component, [components[root]])
     return len(components)
 
 
 def add_packages(bom, image):
-    """What Debian's own list in the image says."""
+    """Adds the packages that dpkg in the image lists."""
     fields = "${Package} ${Version} ${Architecture}\\n"
     options = ["--rm", "--network", "none", "--read-only", "--cap-drop", "ALL", "--entrypoint", "dpkg-query"]
-    lines = said("docker", "run", *options, image, "-W", "-f", fields).splitlines()
+    lines = output("docker", "run", *options, image, "-W", "-f", fields).splitlines()
     packages = []
     for name, version, architecture in map(str.split, lines):
         purl = PackageURL("deb", "debian", name, version, {"arch": architecture, "distro": "debian-13"})
@@ -98,13 +98,13 @@ def write(folder, image, crates):
     program, version = image.rpartition("/")[2].split(":")
     bom = Bom()
     bom.metadata.component = Component(type=ComponentType.CONTAINER, name=image.rpartition(":")[0], version=version, bom_ref=image)
-    features = said("docker", "image", "inspect", "-f", '{{index .Config.Labels "theater.features"}}', image).strip()
+    features = output("docker", "image", "inspect", "-f", '{{index .Config.Labels "theater.features"}}', image).strip()
     linked = add_crates(bom, program, features, crates)
     packages = add_packages(bom, image)
     text = JsonV1Dot6(bom).output_as_string(indent=2)
-    wrong = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
-    if wrong:
-        sys.exit(f"the SBOM of {image} is none: {wrong}")
+    errors = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
+    if errors:
+        sys.exit(f"the SBOM of {image} is invalid: {errors}")
     (folder / f"{program}.cdx.json").write_text(text)
     print(f"{program}: {linked} crates, {packages} Debian packages")
 

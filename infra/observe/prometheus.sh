@@ -1,8 +1,8 @@
 #!/bin/sh
-# Starts Prometheus in a folder that holds prometheus.yml, alerts.yaml and an empty folder rules: prometheus.sh FOLDER ARGUMENT…
+# Starts Prometheus in a folder with prometheus.yml, alerts.yaml and an empty folder rules: prometheus.sh FOLDER ARGUMENT…
 #
-# alerts.yaml is the PrometheusRule of k8s/components/monitoring. A Prometheus without an operator wants its groups bare:
-# they are all that stands below `spec:`, two spaces in.
+# alerts.yaml is the PrometheusRule of k8s/components/monitoring. Without an operator, Prometheus needs only its groups: everything
+# below `spec:`, without the indentation of two spaces.
 set -eu
 cd "$1"
 shift

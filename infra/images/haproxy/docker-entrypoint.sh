@@ -1,5 +1,5 @@
 #!/bin/sh
-# As the official entrypoint: HAProxy gets a master that takes the signals, and stays in the foreground.
+# Like the official entrypoint: HAProxy runs in the foreground, with a master process that receives the signals.
 set -eu
 
 case "${1:-}" in

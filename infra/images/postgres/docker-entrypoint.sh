@@ -1,8 +1,8 @@
 #!/bin/sh
-# The part of the official entrypoint that tests use: POSTGRES_USER, _PASSWORD, _DB, _HOST_AUTH_METHOD, *.sql to begin with.
+# The part of the official entrypoint that tests use: POSTGRES_USER, _PASSWORD, _DB, _HOST_AUTH_METHOD, and initial *.sql files.
 #
-# The server starts twice: once on a socket only, to be filled, logging to stdout; then for good, logging to stderr.
-# Who waits for the official image counts on both lines.
+# The server starts twice, as in the official image: first on a socket only, to create the databases, with its log on stdout; then
+# for use, with its log on stderr. Tests wait for the lines of both starts.
 set -eu
 
 case "${1:-}" in

@@ -1,4 +1,4 @@
--- A database for each service, and a user who owns nothing else.
+-- A database for each service, and a role that owns only this database.
 create role reservation login password 'theater';
 create database reservation owner reservation;
 create role movie login password 'theater';

@@ -13,17 +13,17 @@ import java.io.File;
 import java.util.Map;
 
 /**
- * Holds Strimzi's kinds against Strimzi's own classes. They keep a field that they don't know in a bag, and make nothing
- * of a value that they don't know; so an object is read, written again, and compared.
+ * Checks objects of Strimzi's kinds against Strimzi's own classes. The classes collect unknown fields and read unknown values as
+ * null. So an object is read, written again, and compared.
  *
- * <p>Strimzi.java OBJECTS.json prints a line for each complaint: the object's number, a tab, what is wrong.
+ * <p>StrimziResources.java OBJECTS.json prints a line for each problem: the object's number, a tab, the problem.
  */
-public class Strimzi {
+public class StrimziResources {
     private static final Map<String, Class<?>> KINDS =
             Map.of("Kafka", Kafka.class, "KafkaNodePool", KafkaNodePool.class, "KafkaTopic", KafkaTopic.class, "KafkaUser", KafkaUser.class);
 
     public static void main(String[] args) throws Exception {
-        // The bags stay shut: what is not known is an error.
+        // Unknown fields are an error, and are not collected.
         ObjectMapper mapper = new ObjectMapper()
                 .enable(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES)
                 .setAnnotationIntrospector(new JacksonAnnotationIntrospector() {
@@ -38,33 +38,33 @@ public class Strimzi {
             Class<?> kind = KINDS.get(object.path("kind").asText());
             String version = object.path("apiVersion").asText();
             if (kind == null || !version.equals("kafka.strimzi.io/v1")) {
-                complain(number, "nobody here knows the kind " + version + " " + object.path("kind").asText());
+                report(number, "there is no definition of the kind " + version + " " + object.path("kind").asText());
                 continue;
             }
             try {
-                ObjectNode understood = mapper.valueToTree(mapper.treeToValue(object, kind));
-                // Written in the version that the class prefers.
-                compare(number, "", object, understood.set("apiVersion", object.get("apiVersion")));
+                ObjectNode rewritten = mapper.valueToTree(mapper.treeToValue(object, kind));
+                // The class writes the version that it prefers.
+                compare(number, "", object, rewritten.set("apiVersion", object.get("apiVersion")));
             } catch (JsonProcessingException error) {
-                complain(number, error.getOriginalMessage());
+                report(number, error.getOriginalMessage());
             }
         }
     }
 
-    /** Everything that was said must have been understood; what is added is a default. */
-    private static void compare(int number, String path, JsonNode said, JsonNode understood) {
-        if (said.isObject()) {
-            said.fieldNames().forEachRemaining(name -> compare(number, path + "/" + name, said.get(name), understood.path(name)));
-        } else if (said.isArray() && understood.size() == said.size()) {
-            for (int index = 0; index < said.size(); index++) {
-                compare(number, path + "/" + index, said.get(index), understood.get(index));
+    /** Every field of the original must be in the rewritten object. Added fields are defaults. */
+    private static void compare(int number, String path, JsonNode original, JsonNode rewritten) {
+        if (original.isObject()) {
+            original.fieldNames().forEachRemaining(name -> compare(number, path + "/" + name, original.get(name), rewritten.path(name)));
+        } else if (original.isArray() && rewritten.size() == original.size()) {
+            for (int index = 0; index < original.size(); index++) {
+                compare(number, path + "/" + index, original.get(index), rewritten.get(index));
             }
-        } else if (!said.asText().equals(understood.asText()) || understood.isMissingNode()) {
-            complain(number, path + " has a value that Strimzi does not know: " + said);
+        } else if (!original.asText().equals(rewritten.asText()) || rewritten.isMissingNode()) {
+            report(number, path + " has a value that Strimzi does not know: " + original);
         }
     }
 
-    private static void complain(int number, String what) {
-        System.out.println(number + "\t" + what.replace('\n', ' '));
+    private static void report(int number, String problem) {
+        System.out.println(number + "\t" + problem.replace('\n', ' '));
     }
 }

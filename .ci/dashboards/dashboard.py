@@ -1,4 +1,4 @@
-"""The dashboards' panels and what they ask, for the checks."""
+"""A dashboard's panels and their queries, for the checks."""
 
 import json
 from pathlib import Path

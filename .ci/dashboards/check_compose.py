@@ -1,4 +1,4 @@
-"""What no program that is to be had here can check: compose.observe.yaml, the collector's settings, who gets the dashboards."""
+"""Checks what no program that is available here checks: compose.observe.yaml, the collector's settings, which dashboards are mounted."""
 
 import sys
 from pathlib import Path
@@ -11,36 +11,36 @@ compose = yaml.safe_load((infra / "compose.observe.yaml").read_text())
 collector = yaml.safe_load((infra / "observe/otel-collector.yaml").read_text())
 sources = yaml.safe_load((infra / "observe/grafana/datasources/theater.yaml").read_text())["datasources"]
 boards = yaml.safe_load((infra / "observe/grafana/dashboards/theater.yaml").read_text())["providers"]
-complaints = []
+problems = []
 
 for name, service in compose["services"].items():
     if service.get("read_only") is not True or service.get("cap_drop") != ["ALL"] or "mem_limit" not in service:
-        complaints.append(f"{name}: may do more than it needs")
+        problems.append(f"{name}: has more privileges than it needs")
     tag = service["image"].rpartition("/")[2].partition(":")[2]
     if not any(character.isdigit() for character in tag):
-        complaints.append(f"{name}: its image has no version")
-    complaints += [f"{name}: {port} can be reached from elsewhere" for port in service.get("ports", []) if not port.startswith("127.0.0.1:")]
+        problems.append(f"{name}: its image has no version tag")
+    problems += [f"{name}: {port} is published beyond loopback" for port in service.get("ports", []) if not port.startswith("127.0.0.1:")]
     for volume in service.get("volumes", []):
         source, target = volume.split(":")[:2]
         if source.startswith(".") and not (infra / source).exists():
-            complaints.append(f"{name}: there is no {source}")
+            problems.append(f"{name}: there is no {source}")
         elif not source.startswith(".") and source not in compose["volumes"]:
-            complaints.append(f"{name}: there is no volume {source}")
+            problems.append(f"{name}: there is no volume {source}")
 
 for name, pipeline in collector["service"]["pipelines"].items():
     for kind in ("receivers", "processors", "exporters"):
-        complaints += [f"collector, {name}: there are no {kind} {one}" for one in pipeline[kind] if one not in collector[kind]]
+        problems += [f"collector, {name}: there are no {kind} {one}" for one in pipeline[kind] if one not in collector[kind]]
 
 hosts = [source["url"].split("/")[2].partition(":")[0] for source in sources]
 hosts += [exporter["endpoint"].partition(":")[0] for exporter in collector["exporters"].values()]
-complaints += [f"there is no service {host}" for host in hosts if host not in compose["services"]]
+problems += [f"there is no service {host}" for host in hosts if host not in compose["services"]]
 
 generated = yaml.safe_load((monitoring / "kustomization.yaml").read_text())["configMapGenerator"][0]["files"]
 if sorted(generated) != sorted(f"dashboards/{file.name}" for file in monitoring.glob("dashboards/*")):
-    complaints.append(f"Kubernetes is given other dashboards than there are: {generated}")
+    problems.append(f"the kustomization lists other dashboards than there are: {generated}")
 
 mounted = [volume.split(":")[1] for volume in compose["services"]["grafana"]["volumes"]]
-complaints += [f"grafana: {board['options']['path']} is not mounted" for board in boards if board["options"]["path"] not in mounted]
+problems += [f"grafana: {board['options']['path']} is not mounted" for board in boards if board["options"]["path"] not in mounted]
 
-print("\n".join(complaints) or f"{len(compose['services'])} services of compose.observe.yaml fit together")
-sys.exit(1 if complaints else 0)
+print("\n".join(problems) or f"{len(compose['services'])} services of compose.observe.yaml are consistent")
+sys.exit(1 if problems else 0)
