@@ -3,7 +3,7 @@
 //! # Layout
 //!
 //! - [`notification`]: a notification, and the pure decision that each outcome is notified once.
-//! - [`store`]: SQL.
+//! - [`store`]: the SQL statements.
 //! - [`events`]: records outcomes from the log.
 //! - [`sender`]: sends e-mails that are due; [`email`]: composes one; [`mailer`]: speaks SMTP.
 //! - [`http`]: lists notifications, newest first.
