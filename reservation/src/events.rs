@@ -1,4 +1,4 @@
-//! The movie's answers from the log, decided a batch at a time.
+//! Turns movie's answers in the log into commands, a batch at a time.
 
 use service_kit::messaging::{Delivery, EventHandler, Fault};
 use shared_events::Event;
@@ -23,7 +23,7 @@ impl EventHandler for Handler {
         let writes = self.unit_of_work.execute_in(connection, &inputs).await?;
         for (input, answer) in inputs.iter().zip(&writes.answers) {
             if *answer == Answer::NotFound {
-                self.unit_of_work.metrics.unknown.inc();
+                self.unit_of_work.metrics.unknown_replies.inc();
                 warn!(reservation.id = %input.id, "a reply about a reservation that does not exist");
             }
         }
@@ -35,7 +35,7 @@ impl EventHandler for Handler {
     }
 }
 
-/// What an event asks of a reservation. `None`: nothing.
+/// The command of an event; `None` if the event doesn't concern a reservation's status.
 pub fn input(delivery: &Delivery) -> Option<Input> {
     let (id, command) = match &delivery.event {
         Event::TicketsAllocated(allocated) => {
@@ -45,11 +45,11 @@ pub fn input(delivery: &Delivery) -> Option<Input> {
             rejected.reservation_id,
             Command::Reject { reason: rejected.reason, movie_name: rejected.movie_name.clone() },
         ),
-        // The stock's business: the reservation has ended already.
+        // Follows a cancellation: the reservation has ended already.
         Event::TicketsReleased(_) => return None,
-        // The catalogue's.
+        // Concern the catalogue only.
         Event::MoviePublished(_) | Event::MovieUpdated(_) | Event::TicketsAdded(_) => return None,
-        // Our own facts, should someone put them here.
+        // This service's own events, which belong to the other topic.
         Event::ReservationPlaced(_) | Event::ReservationConfirmed(_) | Event::ReservationCancelled(_) => {
             return None;
         }

@@ -1,14 +1,15 @@
-//! What a crash may come right before or right after, beside the runtime's own acts.
+//! The failpoints of this service, in addition to those of `service_kit::messaging::failpoints`. Tests kill the process
+//! right before and right after each.
 
 service_kit::failpoints! {
-    /// New reservations are written.
+    /// Inserts new reservations.
     INSERT = "reservation.insert";
-    /// What became of reservations is.
+    /// Updates the status of reservations.
     UPDATE = "reservation.update";
-    /// A batch of placings is committed; only then are its callers answered.
-    COMMIT_PLACED = "reservation.commit-placed";
-    /// A customer's cancellation is.
-    COMMIT_CALL = "reservation.commit-call";
-    /// What the sweeper has cancelled is.
-    COMMIT_SWEPT = "reservation.commit-swept";
+    /// Commits a batch of placements. Its callers are answered after this.
+    COMMIT_PLACEMENTS = "reservation.commit-placements";
+    /// Commits a customer's cancellation.
+    COMMIT_CANCELLATION = "reservation.commit-cancellation";
+    /// Commits what the sweeper has cancelled.
+    COMMIT_SWEEP = "reservation.commit-sweep";
 }

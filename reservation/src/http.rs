@@ -1,4 +1,8 @@
 //! The customer's calls.
+//!
+//! - `dto`: bodies, query parameters, and the view of a reservation.
+//! - `stream`: live events.
+//! - `wait`: waiting for the outcome.
 
 use std::time::Instant;
 
@@ -29,16 +33,15 @@ use crate::store;
 use crate::unit_of_work::UnitOfWork;
 
 mod dto;
-mod outcome;
 mod stream;
+mod wait;
 
 use dto::{NewReservation, ReservationView, UserParameter, parse_list_query};
 pub use stream::Streams;
 
-/// Of one reservation, before its id.
-const PATH: &str = "/reservations/";
+/// The path of one reservation, without its id.
+const PATH_PREFIX: &str = "/reservations/";
 
-/// What the service says of itself.
 #[derive(OpenApi)]
 #[openapi(
     paths(list, place, show, cancel, stream::follow),
@@ -124,51 +127,50 @@ fn place_request(new: NewReservation, http_request: &HttpRequest) -> Result<Plac
 /// The 202 of a call that placed a reservation.
 pub fn accepted_response(reservation: &Reservation) -> StoredResponse {
     StoredResponse::json(StatusCode::ACCEPTED, &ReservationView::from(reservation))
-        .with_header(LOCATION, format!("{PATH}{}", reservation.id))
+        .with_header(LOCATION, format!("{PATH_PREFIX}{}", reservation.id))
         .with_header(CACHE_CONTROL, "no-store")
-        .with_header(CONSISTENCY_TOKEN, token(reservation))
+        .with_header(CONSISTENCY_TOKEN, consistency_token(reservation))
 }
 
-/// 201 with the outcome, if it comes in time; else the acceptance.
+/// 201 with the outcome, if the reservation is decided before `deadline`; otherwise the 202.
 async fn with_outcome(
     api: &Api,
     PlaceAccepted { response, reservation }: PlaceAccepted,
     wait: Wait,
-    until: Instant,
+    deadline: Instant,
     stopping: &Stopping,
 ) -> Result<HttpResponse, Problem> {
     let mut reservation = match reservation {
         Some(reservation) => *reservation,
         // A stored response shows the reservation as it was, not as it is now.
-        None => api.find(located(&response).ok_or_else(Problem::internal)?).await?,
+        None => api.find(id_in_location(&response).ok_or_else(Problem::internal)?).await?,
     };
-    if !outcome::wait(&api.unit_of_work.waiters, &mut reservation, until, stopping).await {
+    if !wait::until_decided(&api.unit_of_work.waiters, &mut reservation, deadline, stopping).await {
         return Ok(response.into_response());
     }
     let response = match reservation.status {
         Status::Pending => response,
         _ => response
             .with_json(StatusCode::CREATED, &ReservationView::from(&reservation))
-            .with_header(CONSISTENCY_TOKEN, token(&reservation)),
+            .with_header(CONSISTENCY_TOKEN, consistency_token(&reservation)),
     };
     Ok(response.with_header(PREFERENCE_APPLIED, wait.to_string()).into_response())
 }
 
-/// Whose acceptance it is.
-fn located(response: &StoredResponse) -> Option<ReservationId> {
-    response.header(&LOCATION)?.strip_prefix(PATH)?.parse().ok()
+fn id_in_location(response: &StoredResponse) -> Option<ReservationId> {
+    response.header(&LOCATION)?.strip_prefix(PATH_PREFIX)?.parse().ok()
 }
 
-/// The head of every answer that shows one reservation.
-fn answer(status: StatusCode, reservation: &Reservation) -> HttpResponseBuilder {
+/// A response with the headers of every response that shows one reservation.
+fn response_for(status: StatusCode, reservation: &Reservation) -> HttpResponseBuilder {
     let mut response = HttpResponse::build(status);
     response
         .insert_header((CACHE_CONTROL, "no-store"))
-        .insert_header((CONSISTENCY_TOKEN, token(reservation)));
+        .insert_header((CONSISTENCY_TOKEN, consistency_token(reservation)));
     response
 }
 
-fn token(reservation: &Reservation) -> String {
+fn consistency_token(reservation: &Reservation) -> String {
     ConsistencyToken::new(reservation.id, reservation.status).encode()
 }
 
@@ -197,12 +199,12 @@ async fn cancel(api: web::Data<Api>, request: HttpRequest) -> Result<HttpRespons
     let Some(Answer::Done { reservation, changed }) = writes.answers.pop() else {
         return Err(no_such_reservation(id));
     };
-    // The cancellation's event goes on in the reservation's trace; this request's own is linked to it.
-    if let Some(saga) = reservation.traceparent.as_deref().and_then(TraceParent::parse) {
-        trace_context::add_link(&Span::current(), &saga);
+    // The event of the cancellation continues the reservation's trace. This request's trace is linked to it.
+    if let Some(reservation_trace) = reservation.traceparent.as_deref().and_then(TraceParent::parse) {
+        trace_context::add_link(&Span::current(), &reservation_trace);
     }
     let status = if changed { StatusCode::ACCEPTED } else { StatusCode::OK };
-    Ok(answer(status, &reservation).json(ReservationView::from(&*reservation)))
+    Ok(response_for(status, &reservation).json(ReservationView::from(&*reservation)))
 }
 
 /// Show a reservation
@@ -220,14 +222,14 @@ async fn cancel(api: web::Data<Api>, request: HttpRequest) -> Result<HttpRespons
 async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let id = ReservationId(parameters::path_id(&request, "id")?);
     let reservation = api.find(id).await?;
-    Ok(answer(StatusCode::OK, &reservation).json(ReservationView::from(&reservation)))
+    Ok(response_for(StatusCode::OK, &reservation).json(ReservationView::from(&reservation)))
 }
 
 impl Api {
     async fn find(&self, id: ReservationId) -> Result<Reservation, Problem> {
-        let mut reading = ReadConnection::begin(&self.unit_of_work.pool).await.map_err(Fault::from)?;
-        let found = store::find(&mut reading, id).await.map_err(Fault::from)?;
-        reading.end();
+        let mut connection = ReadConnection::begin(&self.unit_of_work.pool).await.map_err(Fault::from)?;
+        let found = store::find(&mut connection, id).await.map_err(Fault::from)?;
+        connection.end();
         found.ok_or_else(|| no_such_reservation(id))
     }
 }
@@ -243,11 +245,11 @@ impl Api {
 )]
 async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let (user_id, query) = parse_list_query(&request)?;
-    let mut reading = ReadConnection::begin(&api.unit_of_work.pool).await.map_err(Fault::from)?;
-    let reservations = store::list(&mut reading, user_id.as_deref(), query.after, query.limit + 1)
+    let mut connection = ReadConnection::begin(&api.unit_of_work.pool).await.map_err(Fault::from)?;
+    let reservations = store::list(&mut connection, user_id.as_deref(), query.after, query.limit + 1)
         .await
         .map_err(Fault::from)?;
-    reading.end();
+    connection.end();
     let rows =
         reservations.iter().map(|(seq, reservation)| (*seq, ReservationView::from(reservation))).collect();
     Ok(pagination::page(&request, rows, &query))

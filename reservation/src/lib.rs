@@ -2,16 +2,20 @@
 //!
 //! # Layout
 //!
-//! - [`reservation`]: what a reservation decides: pure, every state and every input.
-//! - [`store`]: the rows behind it.
-//! - [`http`]: the customer's calls, waiting for the outcome, and live events; [`intake`]: placing many of them in one
-//!   transaction, each `Idempotency-Key` once ([`placement`]).
-//! - [`admission`]: refusing what could not be decided in time.
-//! - [`events`]: the movie's answers from the log.
-//! - [`sweeper`]: cancelling what is undecided past its deadline.
-//! - [`undecided`]: counting what is undecided, and for how long.
+//! - [`reservation`]: what a reservation decides. Pure: every pair of status and command has an arm, and repeated events
+//!   change nothing.
+//! - [`unit_of_work`]: load, fold, save, commit: the only way in which reservations change.
+//! - [`store`]: the SQL.
+//! - [`http`]: the customer's calls. Its `dto` checks the body of a reservation, the count included; its `stream` sends
+//!   live events.
+//! - [`intake`]: places many reservations in one transaction; [`placement`]: decides them, one for each
+//!   `Idempotency-Key`.
+//! - [`admission`]: refuses reservations that could not be decided in time.
+//! - [`events`]: turns movie's answers in the log into commands.
+//! - [`sweeper`]: cancels reservations that are undecided past their deadline.
+//! - [`pending_stats`]: measures how many reservations are undecided, and for how long.
 //! - [`config`]: the settings; [`metrics`]: outcomes and how long they took.
-//! - [`failpoints`]: where the tests let the process die.
+//! - [`failpoints`]: the points at which tests kill the process.
 
 pub mod admission;
 pub mod config;
@@ -20,11 +24,11 @@ pub mod failpoints;
 pub mod http;
 pub mod intake;
 pub mod metrics;
+pub mod pending_stats;
 pub mod placement;
 pub mod reservation;
 pub mod store;
 pub mod sweeper;
-pub mod undecided;
 pub mod unit_of_work;
 
 use std::net::TcpListener;
@@ -54,7 +58,7 @@ impl Application {
     /// Binds the address, connects to the database and migrates it.
     ///
     /// # Errors
-    /// An address in use; a database that can't be reached or migrated.
+    /// If the address is in use, or the database can't be reached or migrated.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let listener = service_kit::http::bind(config.bind_address)?;
         let options = ServiceOptions {
@@ -76,19 +80,19 @@ impl Application {
         Ok(Self { context, listener, unit_of_work, streams })
     }
 
-    /// The port that was bound; 0 if the system can't tell.
+    /// The bound port; 0 if it can't be determined.
     pub fn port(&self) -> u16 {
         self.listener.local_addr().map_or(0, |address| address.port())
     }
 
-    /// Runs until told to stop, and drains.
+    /// Runs until told to stop, then finishes the calls and records that it has begun.
     ///
     /// # Errors
-    /// A fatal fault.
+    /// If a fatal fault occurs.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self { context, listener, unit_of_work, streams } = self;
         let (intake, requests) = intake::channel();
-        let (admission, sampler) = admission::new(unit_of_work.clone());
+        let (admission, admission_monitor) = admission::new(unit_of_work.clone());
         let api = http::Api { unit_of_work: unit_of_work.clone(), intake, admission, streams };
         let handler = events::Handler { unit_of_work: unit_of_work.clone() };
         let tasks = context
@@ -96,25 +100,25 @@ impl Application {
             .spawn("intake", |stop| {
                 intake::run(requests, unit_of_work.clone(), http::accepted_response, stop)
             })
-            .spawn("admission", |stop| sampler.run(stop))
-            .spawn("waiting", |stop| watch(unit_of_work.clone(), stop))
+            .spawn("admission", |stop| admission_monitor.run(stop))
+            .spawn("waiting", |stop| poll_waiters(unit_of_work.clone(), stop))
             .spawn("idempotency", |stop| idempotency::purge(unit_of_work.pool.clone(), stop))
-            .spawn("undecided", |stop| undecided::watch(unit_of_work.clone(), stop))
+            .spawn("undecided", |stop| pending_stats::run(unit_of_work.clone(), stop))
             .spawn("sweeper", |stop| sweeper::run(unit_of_work, stop));
         context.spawn_consumer(tasks, handler).run(shutdown).await
     }
 }
 
-/// Looks for what other replicas decide while somebody waits for it.
-async fn watch(unit_of_work: UnitOfWork, stop: CancellationToken) -> anyhow::Result<()> {
-    let look = |ids: Vec<ReservationId>| {
+/// Notifies waiters of what other replicas commit.
+async fn poll_waiters(unit_of_work: UnitOfWork, stop: CancellationToken) -> anyhow::Result<()> {
+    let query = |ids: Vec<ReservationId>| {
         let pool = unit_of_work.pool.clone();
         async move {
-            let mut reading = ReadConnection::begin(&pool).await?;
-            let seen = store::statuses(&mut reading, &ids).await?;
-            reading.end();
-            Ok(seen)
+            let mut connection = ReadConnection::begin(&pool).await?;
+            let statuses = store::statuses(&mut connection, &ids).await?;
+            connection.end();
+            Ok(statuses)
         }
     };
-    unit_of_work.waiters.clone().run(look, stop).await
+    unit_of_work.waiters.clone().run(query, stop).await
 }

@@ -1,26 +1,28 @@
-//! How sagas end, and how long that takes.
+//! How sagas end, how long that takes, and how many are still undecided.
 
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
 };
 
-use crate::reservation::{Decided, Status};
-use crate::store::Undecided;
+use crate::reservation::{Outcome, Status};
+use crate::store::PendingStats;
 
 #[derive(Clone)]
 pub struct ReservationMetrics {
     outcomes: IntCounterVec,
     decision_seconds: Histogram,
-    undecided: IntGauge,
+    pending: IntGauge,
     oldest_undecided_seconds: Gauge,
     overdue_seconds: Gauge,
+    /// Reservations refused by `admission`.
     pub refused: IntCounter,
-    pub unknown: IntCounter,
+    /// Movie's answers about reservations that do not exist.
+    pub unknown_replies: IntCounter,
 }
 
 impl ReservationMetrics {
     /// # Errors
-    /// A name that is taken.
+    /// If a metric's name is taken.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
         let metrics = Self {
             outcomes: IntCounterVec::new(
@@ -31,7 +33,7 @@ impl ReservationMetrics {
                 HistogramOpts::new("saga_decision_duration_seconds", "From placing to being decided")
                     .buckets(exponential_buckets(0.002, 2.0, 15)?),
             )?,
-            undecided: IntGauge::new("saga_undecided_reservations", "Reservations that are not decided yet")?,
+            pending: IntGauge::new("saga_undecided_reservations", "Reservations that are not decided yet")?,
             oldest_undecided_seconds: Gauge::new(
                 "saga_oldest_undecided_seconds",
                 "Age of the oldest reservation that is not decided yet",
@@ -44,38 +46,38 @@ impl ReservationMetrics {
                 "reservation_refused_total",
                 "Reservations refused with 503 because they could not be decided in time",
             )?,
-            unknown: IntCounter::new(
+            unknown_replies: IntCounter::new(
                 "reservation_unknown_replies_total",
                 "Replies about reservations that do not exist",
             )?,
         };
         registry.register(Box::new(metrics.outcomes.clone()))?;
         registry.register(Box::new(metrics.decision_seconds.clone()))?;
-        registry.register(Box::new(metrics.undecided.clone()))?;
+        registry.register(Box::new(metrics.pending.clone()))?;
         registry.register(Box::new(metrics.oldest_undecided_seconds.clone()))?;
         registry.register(Box::new(metrics.overdue_seconds.clone()))?;
         registry.register(Box::new(metrics.refused.clone()))?;
-        registry.register(Box::new(metrics.unknown.clone()))?;
+        registry.register(Box::new(metrics.unknown_replies.clone()))?;
         Ok(metrics)
     }
 
-    /// Counts what a committed batch decided.
-    pub fn count(&self, decided: &[Decided]) {
-        for Decided { status, placed_at, at, first } in decided {
+    /// Counts the outcomes of a committed batch.
+    pub fn count(&self, outcomes: &[Outcome]) {
+        for Outcome { status, placed_at, decided_at, was_pending } in outcomes {
             let reason = status.reason().map_or("", |reason| reason.as_str());
             self.outcomes.with_label_values(&[Status::as_str(*status), reason]).inc();
-            if *first {
-                let took = at.moment() - placed_at.moment();
-                // Clocks of replicas differ: none was decided before it was placed.
-                self.decision_seconds.observe(took.as_seconds_f64().max(0.0));
+            if *was_pending {
+                let duration = decided_at.moment() - placed_at.moment();
+                // The clocks of replicas differ, so the difference may be negative.
+                self.decision_seconds.observe(duration.as_seconds_f64().max(0.0));
             }
         }
     }
 
-    /// Shows what is undecided, in the whole database.
-    pub fn show(&self, undecided: &Undecided) {
-        self.undecided.set(undecided.reservations);
-        self.oldest_undecided_seconds.set(undecided.oldest_secs);
-        self.overdue_seconds.set(undecided.overdue_secs);
+    /// Sets the gauges, which are of the whole database.
+    pub fn set_pending_stats(&self, stats: &PendingStats) {
+        self.pending.set(stats.reservations);
+        self.oldest_undecided_seconds.set(stats.oldest_secs);
+        self.overdue_seconds.set(stats.overdue_secs);
     }
 }

@@ -1,4 +1,5 @@
-//! How much is undecided, and for how long: what an operator is to see of sagas under way and of sagas that are stuck.
+//! Measures how many reservations are undecided, and for how long: the metrics by which an operator sees sagas under way
+//! and stuck sagas.
 
 use std::time::Duration;
 
@@ -9,23 +10,23 @@ use tokio_util::sync::CancellationToken;
 use crate::store;
 use crate::unit_of_work::UnitOfWork;
 
-/// How often it looks. Each replica does, and sees the same.
+/// How often the query runs. Each replica runs it, and sees the same.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// Looks until told to stop.
+/// Measures until told to stop.
 ///
 /// # Errors
-/// A fatal fault.
-pub async fn watch(unit_of_work: UnitOfWork, stop: CancellationToken) -> anyhow::Result<()> {
-    Worker::new("counting what is undecided", PERIOD)
+/// If a fatal fault occurs.
+pub async fn run(unit_of_work: UnitOfWork, stop: CancellationToken) -> anyhow::Result<()> {
+    Worker::new("counting undecided reservations", PERIOD)
         .run(stop, || database::with_time_limit(step(&unit_of_work)))
         .await
 }
 
 async fn step(unit_of_work: &UnitOfWork) -> Result<Step, Fault> {
-    let mut reading = ReadConnection::begin(&unit_of_work.pool).await?;
-    let undecided = store::undecided(&mut reading).await?;
-    reading.end();
-    unit_of_work.metrics.show(&undecided);
+    let mut connection = ReadConnection::begin(&unit_of_work.pool).await?;
+    let stats = store::pending_stats(&mut connection).await?;
+    connection.end();
+    unit_of_work.metrics.set_pending_stats(&stats);
     Ok(Step::Idle)
 }

@@ -1,5 +1,5 @@
-//! What a reservation decides. Pure and total: status only moves forward, and every repeated or late
-//! input has an arm that changes nothing and tells nothing.
+//! What a reservation decides. Pure and total: [`fold`] has an arm for every pair of command and status. The status only
+//! moves forward. A repeated or late command has an arm that changes nothing and publishes no event.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -28,10 +28,10 @@ impl Progress for Status {
 }
 
 impl Status {
-    /// The first rank of those that are outcomes.
+    /// The lowest rank of an outcome.
     pub const DECIDED: u8 = 1;
 
-    /// The rank after which nothing changes.
+    /// The rank of the status that never changes again.
     pub const FINAL: u8 = 2;
 
     pub const fn as_str(self) -> &'static str {
@@ -50,8 +50,8 @@ impl Status {
     }
 }
 
-/// What a customer asks for. As written in JSON it tells under an `Idempotency-Key` whether a call is the same
-/// again: a new field is left out there while it says nothing.
+/// What a customer asks for. Its JSON is part of the fingerprint by which an `Idempotency-Key` recognizes a repeated call,
+/// so a field that is added must be left out of the JSON while it is unset.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Request {
     pub user_id: String,
@@ -59,7 +59,7 @@ pub struct Request {
     pub email: Option<String>,
     pub movie_id: MovieId,
     pub count: Count,
-    /// `None` takes the moment of placing.
+    /// `None` means the moment of placing.
     pub date: Option<String>,
 }
 
@@ -79,17 +79,17 @@ impl Reservation {
     }
 }
 
-/// The rows that the inputs name, as far as they exist.
+/// The reservations that the inputs name, as far as they exist.
 pub type State = HashMap<ReservationId, Reservation>;
 
 #[derive(Clone, Debug)]
 pub enum Command {
     Place(Request),
-    /// The movie allocated the tickets.
+    /// Movie allocated the tickets.
     Confirm {
         movie_name: String,
     },
-    /// The movie could not serve it.
+    /// Movie could not allocate the tickets.
     Reject {
         reason: RejectReason,
         movie_name: Option<String>,
@@ -107,37 +107,37 @@ pub struct Input {
     pub origin: Origin,
 }
 
-/// What a caller over HTTP is told; one per input.
+/// The result of one input, for its caller over HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The reservation after the command; `changed` is false for a repeat.
+    /// The reservation after the command; `changed` is false for a repeated or late one.
     Done {
         reservation: Box<Reservation>,
         changed: bool,
     },
     NotFound,
-    /// The id is taken by another body.
+    /// The id belongs to a call with another body.
     Conflict,
 }
 
-/// A reservation that came to its end, or changed it.
+/// A change of status, for the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decided {
+pub struct Outcome {
     pub status: Status,
     pub placed_at: Timestamp,
-    pub at: Timestamp,
-    /// Out of `PENDING`; a cancellation later on is not.
-    pub first: bool,
+    pub decided_at: Timestamp,
+    /// False if a confirmed reservation was cancelled.
+    pub was_pending: bool,
 }
 
-/// What is to be written: plain data.
+/// The rows and events to be written, and the inputs' results.
 #[derive(Clone, Debug, Default)]
 pub struct Writes {
     pub new: Vec<Reservation>,
     pub changed: Vec<Reservation>,
     pub events: Vec<(Event, Origin)>,
     pub answers: Vec<Answer>,
-    pub decided: Vec<Decided>,
+    pub outcomes: Vec<Outcome>,
 }
 
 /// Decides all inputs, in order.
@@ -156,7 +156,7 @@ enum Touch {
     Changed,
 }
 
-/// A fold under way, for whom the answer to one input decides about the next.
+/// A fold in progress, for a caller that needs the answer to one input before the next (`placement`).
 pub(crate) struct Fold {
     state: State,
     now: Timestamp,
@@ -179,6 +179,7 @@ impl Fold {
             };
         };
         let (status, movie_name) = match (&input.command, reservation.status) {
+            // The id exists: a repeat if the body is the same.
             (Command::Place(request), _) => {
                 return if *request == reservation.request {
                     unchanged(reservation)
@@ -189,13 +190,14 @@ impl Fold {
             (Command::Confirm { movie_name }, Status::Pending) => {
                 (Status::Confirmed, Some(movie_name.clone()))
             }
-            // Again, or too late: the movie takes the tickets back when it reads the cancellation.
+            // Repeated, or too late: movie releases the tickets when it reads the cancellation.
             (Command::Confirm { .. }, Status::Confirmed | Status::Cancelled(_)) => {
                 return unchanged(reservation);
             }
             (Command::Reject { reason, movie_name }, Status::Pending) => {
                 (Status::Cancelled((*reason).into()), movie_name.clone())
             }
+            // Repeated, or too late.
             (Command::Reject { .. }, Status::Confirmed | Status::Cancelled(_)) => {
                 return unchanged(reservation);
             }
@@ -236,17 +238,22 @@ impl Fold {
 
     fn advance(&mut self, input: &Input, status: Status, movie_name: Option<String>) -> Answer {
         let Some(reservation) = self.state.get_mut(&input.id) else { return Answer::NotFound };
-        let first = reservation.status == Status::Pending;
+        let was_pending = reservation.status == Status::Pending;
         reservation.status = status;
         reservation.movie_name = movie_name.or(reservation.movie_name.take());
         let reservation = reservation.clone();
-        // One trace covers the saga: what no event caused goes on in the reservation's own.
+        // One trace covers the saga: a change that no event caused continues the reservation's trace.
         let origin = match &input.origin.causation {
             Some(_) => input.origin.clone(),
             None => Origin { traceparent: reservation.traceparent.clone(), causation: None },
         };
-        self.writes.events.push((told(&reservation, self.now), origin));
-        self.writes.decided.push(Decided { status, placed_at: reservation.placed_at, at: self.now, first });
+        self.writes.events.push((outcome_event(&reservation, self.now), origin));
+        self.writes.outcomes.push(Outcome {
+            status,
+            placed_at: reservation.placed_at,
+            decided_at: self.now,
+            was_pending,
+        });
         self.touched.entry(input.id).or_insert(Touch::Changed);
         Answer::Done { reservation: Box::new(reservation), changed: true }
     }
@@ -267,8 +274,8 @@ fn unchanged(reservation: &Reservation) -> Answer {
     Answer::Done { reservation: Box::new(reservation.clone()), changed: false }
 }
 
-/// The event that tells of a reservation's end.
-fn told(reservation: &Reservation, now: Timestamp) -> Event {
+/// `ReservationCancelled` or `ReservationConfirmed`.
+fn outcome_event(reservation: &Reservation, now: Timestamp) -> Event {
     let Reservation { id, request, movie_name, status, .. } = reservation;
     let date = reservation.date();
     let request = request.clone();

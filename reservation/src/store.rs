@@ -1,4 +1,5 @@
-//! The reservation service's rows, always locked and written in the order of their ids.
+//! The SQL of reservations. Rows are always locked and written in the order of their ids, so that two transactions can't
+//! wait for each other.
 
 use shared_events::{CancelReason, Count, MovieId, ReservationId, Timestamp};
 use sqlx::postgres::PgRow;
@@ -11,8 +12,8 @@ use service_kit::messaging::failpoint::failpoint;
 use crate::failpoints;
 use crate::reservation::{Input, Request, Reservation, State, Status, Writes};
 
-/// Named one by one: a column that a newer replica's migration adds must not change what a prepared
-/// statement of ours returns.
+/// Lists the columns by name: a column that a newer replica's migration adds must not change what a prepared statement of
+/// this replica returns.
 macro_rules! select_reservation {
     ($rest:literal) => {
         concat!(
@@ -23,10 +24,10 @@ macro_rules! select_reservation {
     };
 }
 
-/// Loads and locks what the inputs name.
+/// Loads and locks the reservations of the inputs, as far as they exist.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn load(
     connection: &mut PgConnection,
     inputs: impl IntoIterator<Item = &Input>,
@@ -36,15 +37,17 @@ pub async fn load(
         .bind(&ids)
         .fetch_all(connection)
         .await?;
-    rows.iter().map(|row| reservation(row).map(|reservation| (reservation.id, reservation))).collect()
+    rows.iter()
+        .map(|row| reservation_from_row(row).map(|reservation| (reservation.id, reservation)))
+        .collect()
 }
 
-/// Reservations whose deadline has passed, by this database's clock; those that someone is deciding just
-/// now are left out.
+/// Loads and locks undecided reservations whose deadline has passed, by this database's clock. Skips those that another
+/// transaction is deciding.
 ///
 /// # Errors
-/// The database's.
-pub async fn load_overdue(
+/// If the database fails.
+pub async fn load_past_deadline(
     connection: &mut PgConnection,
     limit: i64,
 ) -> Result<Vec<Reservation>, sqlx::Error> {
@@ -59,13 +62,13 @@ pub async fn load_overdue(
     .bind(limit)
     .fetch_all(connection)
     .await?;
-    rows.iter().map(reservation).collect()
+    rows.iter().map(reservation_from_row).collect()
 }
 
-/// Seconds until the first deadline of what is still undecided; `None` if there is nothing.
+/// Seconds until the first deadline of an undecided reservation; `None` if there is no such reservation.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn first_deadline_secs(connection: &mut PgConnection) -> Result<Option<f64>, sqlx::Error> {
     sqlx::query(
         "select extract(epoch from min(deadline) - clock_timestamp())::float8 as remaining
@@ -76,23 +79,22 @@ pub async fn first_deadline_secs(connection: &mut PgConnection) -> Result<Option
     .try_get("remaining")
 }
 
-/// What is undecided.
+/// The undecided reservations.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Undecided {
+pub struct PendingStats {
     pub reservations: i64,
     /// Since the oldest was placed.
     pub oldest_secs: f64,
-    /// Since the first deadline; 0 while that is to come.
+    /// Since the first deadline; 0 if it has not passed.
     pub overdue_secs: f64,
 }
 
-/// Counts what is undecided.
 ///
 /// # Errors
-/// The database's.
-pub async fn undecided(connection: &mut PgConnection) -> Result<Undecided, sqlx::Error> {
+/// If the database fails.
+pub async fn pending_stats(connection: &mut PgConnection) -> Result<PendingStats, sqlx::Error> {
     let row = sqlx::query(
-        // The moment of placing is by a service's clock, which may be ahead; greatest() passes over nulls.
+        // placed_at is by a service's clock, which may be ahead of the database's. greatest() ignores nulls.
         "select count(*) as reservations,
                 greatest(extract(epoch from clock_timestamp() - min(placed_at)), 0)::float8 as oldest_secs,
                 greatest(extract(epoch from clock_timestamp() - min(deadline)), 0)::float8 as overdue_secs
@@ -100,18 +102,18 @@ pub async fn undecided(connection: &mut PgConnection) -> Result<Undecided, sqlx:
     )
     .fetch_one(connection)
     .await?;
-    Ok(Undecided {
+    Ok(PendingStats {
         reservations: row.try_get("reservations")?,
         oldest_secs: row.try_get("oldest_secs")?,
         overdue_secs: row.try_get("overdue_secs")?,
     })
 }
 
-/// Writes what was decided.
+/// Writes the rows that a fold has created or changed.
 ///
 /// # Errors
-/// The database's; [`Fault::Fenced`] when another transaction has just inserted one of the new ids, so
-/// that it must be decided anew.
+/// If the database fails; [`Fault::Fenced`] if another transaction has just inserted one of the new ids, so the inputs
+/// must be decided again.
 pub async fn save(connection: &mut PgConnection, writes: &Writes, deadline_secs: u32) -> Result<(), Fault> {
     if !writes.new.is_empty() {
         let inserted = failpoint(failpoints::INSERT, insert(connection, &writes.new, deadline_secs)).await?;
@@ -178,22 +180,22 @@ async fn update(connection: &mut PgConnection, changed: &[Reservation]) -> Resul
     Ok(())
 }
 
-/// One reservation, as it stands.
+/// The present state of one reservation, without a lock.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn find(
     connection: &mut PgConnection,
     id: ReservationId,
 ) -> Result<Option<Reservation>, sqlx::Error> {
     let row = sqlx::query(select_reservation!("where id = $1")).bind(id.0).fetch_optional(connection).await?;
-    row.as_ref().map(reservation).transpose()
+    row.as_ref().map(reservation_from_row).transpose()
 }
 
-/// How these reservations stand.
+/// The present statuses of those of these reservations that exist.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn statuses(
     connection: &mut PgConnection,
     ids: &[ReservationId],
@@ -203,13 +205,13 @@ pub async fn statuses(
         .bind(ids)
         .fetch_all(connection)
         .await?;
-    rows.iter().map(|row| Ok((ReservationId(row.try_get("id")?), status(row)?))).collect()
+    rows.iter().map(|row| Ok((ReservationId(row.try_get("id")?), status_from_row(row)?))).collect()
 }
 
-/// The newest reservations below `before`, of one user or of all, with their place in the order.
+/// The newest reservations below `before`, of one user or of all, each with its `seq`.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn list(
     connection: &mut PgConnection,
     user_id: Option<&str>,
@@ -217,7 +219,7 @@ pub async fn list(
     limit: i64,
 ) -> Result<Vec<(i64, Reservation)>, sqlx::Error> {
     let before = before.unwrap_or(i64::MAX);
-    // Two statements: with one that asks for either, no index would serve both.
+    // Two statements: one statement for both cases could use no index for both.
     let rows = match user_id {
         Some(user_id) => {
             sqlx::query(select_reservation!("where user_id = $1 and seq < $2 order by seq desc limit $3"))
@@ -235,13 +237,13 @@ pub async fn list(
                 .await?
         }
     };
-    rows.iter().map(|row| Ok((row.try_get("seq")?, reservation(row)?))).collect()
+    rows.iter().map(|row| Ok((row.try_get("seq")?, reservation_from_row(row)?))).collect()
 }
 
-fn reservation(row: &PgRow) -> Result<Reservation, sqlx::Error> {
+fn reservation_from_row(row: &PgRow) -> Result<Reservation, sqlx::Error> {
     let count = Count::new(row.try_get("count")?);
     let date: String = row.try_get("date")?;
-    let given: bool = row.try_get("date_given")?;
+    let date_given: bool = row.try_get("date_given")?;
     Ok(Reservation {
         id: ReservationId(row.try_get("id")?),
         request: Request {
@@ -250,16 +252,16 @@ fn reservation(row: &PgRow) -> Result<Reservation, sqlx::Error> {
             email: row.try_get("email")?,
             movie_id: MovieId(row.try_get("movie_id")?),
             count: count.ok_or_else(|| sqlx::Error::Decode("a count below 1".into()))?,
-            date: given.then_some(date),
+            date: date_given.then_some(date),
         },
         movie_name: row.try_get("movie_name")?,
-        status: status(row)?,
+        status: status_from_row(row)?,
         placed_at: Timestamp::new(row.try_get("placed_at")?),
         traceparent: row.try_get("traceparent")?,
     })
 }
 
-fn status(row: &PgRow) -> Result<Status, sqlx::Error> {
+fn status_from_row(row: &PgRow) -> Result<Status, sqlx::Error> {
     let status = match (row.try_get("status")?, row.try_get("reason")?) {
         ("PENDING", None) => Some(Status::Pending),
         ("CONFIRMED", None) => Some(Status::Confirmed),

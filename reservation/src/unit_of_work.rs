@@ -1,7 +1,7 @@
 //! The one way in which reservations change: load (locked) → fold → save → commit.
 //!
 //! A cancellation ([`UnitOfWork::execute`]) and a batch of placements ([`UnitOfWork::place`]) have a transaction of their
-//! own. The consumer and the sweeper bring theirs, and report its commit ([`UnitOfWork::after_commit`]).
+//! own. The consumer and the sweeper bring theirs, and call `after_commit` when it has committed.
 
 use service_kit::messaging::database::Transaction;
 use service_kit::messaging::failpoint::failpoint;
@@ -33,7 +33,7 @@ impl UnitOfWork {
     pub async fn execute(&self, inputs: &[Input]) -> Result<Writes, Fault> {
         let mut transaction = Transaction::begin(&self.pool).await?;
         let writes = self.execute_in(&mut transaction, inputs).await?;
-        failpoint(failpoints::COMMIT_CALL, transaction.commit()).await?;
+        failpoint(failpoints::COMMIT_CANCELLATION, transaction.commit()).await?;
         self.after_commit(&writes);
         Ok(writes)
     }
@@ -55,13 +55,13 @@ impl UnitOfWork {
             placement::decide(state, &mut stored_responses, requests, render, Timestamp::now());
         self.save(&mut transaction, &writes).await?;
         self.idempotency.save(&mut transaction, &stored_responses).await?;
-        failpoint(failpoints::COMMIT_PLACED, transaction.commit()).await?;
+        failpoint(failpoints::COMMIT_PLACEMENTS, transaction.commit()).await?;
         self.after_commit(&writes);
         self.idempotency.count_replays(outcomes.iter().flatten().map(|accepted| &accepted.response));
         Ok(outcomes)
     }
 
-    /// Executes the inputs in the caller's transaction. After its commit the caller calls [`UnitOfWork::after_commit`].
+    /// Executes the inputs in the caller's transaction. The caller calls `after_commit` when it has committed.
     pub(crate) async fn execute_in(
         &self,
         connection: &mut PgConnection,
@@ -71,7 +71,7 @@ impl UnitOfWork {
         self.fold_and_save(connection, state, inputs).await
     }
 
-    /// As [`UnitOfWork::execute_in`], for a caller that has locked and loaded the reservations itself.
+    /// As `execute_in`, for a caller that has locked and loaded the reservations itself.
     pub(crate) async fn fold_and_save(
         &self,
         connection: &mut PgConnection,
@@ -91,7 +91,7 @@ impl UnitOfWork {
     /// Wakes the relay and the waiters, and counts what was decided.
     pub(crate) fn after_commit(&self, writes: &Writes) {
         self.outbox.wake();
-        self.metrics.count(&writes.decided);
+        self.metrics.count(&writes.outcomes);
         for reservation in &writes.changed {
             self.waiters.notify(reservation.id, reservation.status);
         }

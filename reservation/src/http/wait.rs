@@ -1,4 +1,4 @@
-//! `Prefer: wait=N`: the customer is told the outcome itself if it comes in time.
+//! `Prefer: wait=N`: a call that places a reservation waits for its outcome.
 
 use std::time::Instant;
 
@@ -8,21 +8,21 @@ use tokio::time::timeout_at;
 
 use crate::reservation::{Reservation, Status};
 
-/// Waits until the reservation is decided, at most until then, or until the service stops. Answers whether it
-/// could wait at all: when the room is full the preference is not honoured, and nothing else is lost.
-pub(super) async fn wait(
+/// Waits until the reservation is decided, the deadline has passed, or the service stops, and updates its status. Returns
+/// false if there are too many waiters: then the preference is not honoured, and the call succeeds all the same.
+pub(super) async fn until_decided(
     waiters: &StatusWaiters<Status>,
     reservation: &mut Reservation,
-    until: Instant,
+    deadline: Instant,
     Stopping(stopping): &Stopping,
 ) -> bool {
     if reservation.status != Status::Pending {
         return true;
     }
-    // What is decided between the acceptance's commit and here is seen by the room's next look.
+    // A decision between the commit of the placement and this line is found by the waiters' next query.
     let Some(mut waiter) = waiters.subscribe(reservation.id) else { return false };
     let decided = stopping.run_until_cancelled(waiter.wait_for(Status::DECIDED));
-    if let Ok(Some(status)) = timeout_at(until.into(), decided).await {
+    if let Ok(Some(status)) = timeout_at(deadline.into(), decided).await {
         reservation.status = status;
     }
     true

@@ -1,4 +1,4 @@
-//! Given, when, then; and any interleaving and repetition of inputs.
+//! Examples in the form given/when/then, and properties that hold for any interleaving and repetition of commands.
 
 use proptest::prelude::*;
 use shared_events::EventId;
@@ -61,12 +61,12 @@ impl Tables {
         self.state[&ID].status
     }
 
-    fn told(&self) -> Vec<&'static str> {
+    fn event_types(&self) -> Vec<&'static str> {
         self.log.iter().map(|(event, _)| event.event_type()).collect()
     }
 }
 
-/// Each command as it comes: replies are caused by an event, the others are not.
+/// The command with its origin: movie's answers are caused by an event, the others are not.
 fn input(command: Command) -> Input {
     let origin = match &command {
         Command::Place(_) => Origin { traceparent: Some("place".into()), causation: None },
@@ -84,7 +84,7 @@ fn cancelled(reason: CancelReason) -> Status {
 }
 
 #[test]
-fn every_status_meets_every_input() {
+fn every_status_meets_every_command() {
     use CancelReason::{Customer, Deadline, OutOfStock};
     let histories: [(&[Command], Status); 5] = [
         (&[place()], Status::Pending),
@@ -97,10 +97,10 @@ fn every_status_meets_every_input() {
         let outcomes = [confirm(), reject(), Command::Cancel, Command::Expire].map(|command| {
             let mut tables = Tables::given(history);
             assert_eq!(tables.status(), status);
-            let told = tables.log.len();
+            let events = tables.log.len();
             tables.when(&[command]);
             let changed = tables.status() != status;
-            assert_eq!(tables.log.len() - told, usize::from(changed), "an event for each change, no other");
+            assert_eq!(tables.log.len() - events, usize::from(changed), "an event for each change, no other");
             tables.status()
         });
         let expected = match status {
@@ -115,7 +115,7 @@ fn every_status_meets_every_input() {
 }
 
 #[test]
-fn what_does_not_exist_is_not_found() {
+fn commands_to_a_missing_reservation_are_not_found() {
     for command in [confirm(), reject(), Command::Cancel, Command::Expire] {
         let mut tables = Tables::default();
         assert_eq!(tables.when(&[command]), [Answer::NotFound]);
@@ -124,13 +124,13 @@ fn what_does_not_exist_is_not_found() {
 }
 
 #[test]
-fn the_same_placement_again_answers_the_reservation_and_another_body_is_a_conflict() {
+fn a_repeated_placement_returns_the_reservation_and_another_body_is_a_conflict() {
     let mut tables = Tables::given(&[place(), confirm()]);
     let answers = tables.when(&[place(), Command::Place(request(3))]);
     let Answer::Done { reservation, changed } = &answers[0] else { panic!() };
     assert_eq!((reservation.status, *changed), (Status::Confirmed, false));
     assert_eq!(answers[1], Answer::Conflict);
-    assert_eq!(tables.told(), ["ReservationPlaced", "ReservationConfirmed"]);
+    assert_eq!(tables.event_types(), ["ReservationPlaced", "ReservationConfirmed"]);
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn one_trace_covers_the_saga() {
 }
 
 #[test]
-fn a_cancellation_keeps_the_name_that_was_learnt() {
+fn a_cancellation_keeps_the_movie_name() {
     let tables = Tables::given(&[place(), confirm(), Command::Cancel]);
     let (Event::ReservationCancelled(cancelled), _) = &tables.log[2] else { panic!() };
     assert_eq!(cancelled.movie_name.as_deref(), Some("LALALand"));
@@ -151,7 +151,7 @@ fn a_cancellation_keeps_the_name_that_was_learnt() {
 }
 
 #[test]
-fn a_date_that_was_not_named_is_the_moment_of_placing() {
+fn the_default_date_is_the_moment_of_placing() {
     let tables = Tables::given(&[place()]);
     let (Event::ReservationPlaced(placed), _) = &tables.log[0] else { panic!() };
     assert_eq!(placed.date, placed.timestamp.to_string());
@@ -172,7 +172,7 @@ fn rank(status: Status) -> u8 {
 
 proptest! {
     #[test]
-    fn status_only_moves_forward_and_tells_each_step_once(
+    fn the_status_only_moves_forward_and_each_step_is_published_once(
         commands in prop::collection::vec(any_command(), 1..30),
     ) {
         let mut tables = Tables::given(&[place()]);
@@ -183,9 +183,9 @@ proptest! {
             prop_assert!(after == before || rank(after) > rank(before), "{:?} to {:?}", before, after);
             before = after;
         }
-        let told = tables.told();
+        let event_types = tables.event_types();
         for event in ["ReservationPlaced", "ReservationConfirmed", "ReservationCancelled"] {
-            prop_assert!(told.iter().filter(|told| **told == event).count() <= 1);
+            prop_assert!(event_types.iter().filter(|event_type| **event_type == event).count() <= 1);
         }
     }
 
@@ -198,16 +198,16 @@ proptest! {
     }
 
     #[test]
-    fn how_commands_are_cut_into_batches_makes_no_difference(
+    fn batch_boundaries_make_no_difference(
         commands in prop::collection::vec(any_command(), 1..20),
         size in 1..6_usize,
     ) {
-        let (mut whole, mut cut) = (Tables::default(), Tables::default());
+        let (mut whole, mut batched) = (Tables::default(), Tables::default());
         whole.when(&commands);
         for batch in commands.chunks(size) {
-            cut.when(batch);
+            batched.when(batch);
         }
-        prop_assert_eq!(whole.told(), cut.told());
-        prop_assert_eq!(whole.state.get(&ID).map(|r| r.status), cut.state.get(&ID).map(|r| r.status));
+        prop_assert_eq!(whole.event_types(), batched.event_types());
+        prop_assert_eq!(whole.state.get(&ID).map(|r| r.status), batched.state.get(&ID).map(|r| r.status));
     }
 }
