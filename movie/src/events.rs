@@ -1,4 +1,4 @@
-//! Placements and cancellations from the log, decided a batch at a time.
+//! Turns placements and cancellations in the log into commands, a batch at a time.
 
 use prometheus::{IntCounterVec, Opts, Registry};
 use service_kit::messaging::{Delivery, EventHandler, Fault};
@@ -8,7 +8,6 @@ use sqlx::PgConnection;
 use crate::movie::{Command, Input};
 use crate::unit_of_work::UnitOfWork;
 
-/// What the stock did.
 #[derive(Clone)]
 pub struct MovieMetrics {
     decisions: IntCounterVec,
@@ -16,7 +15,7 @@ pub struct MovieMetrics {
 
 impl MovieMetrics {
     /// # Errors
-    /// A name that is taken.
+    /// If the metric's name is taken.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
         let decisions = IntCounterVec::new(
             Opts::new("movie_decisions_total", "Decisions about reservations, by the event that tells them"),
@@ -55,7 +54,7 @@ impl EventHandler for Handler {
     }
 }
 
-/// What an event asks of a movie. `None`: nothing.
+/// The command of an event; `None` if the event doesn't concern the stock.
 pub fn input(delivery: &Delivery) -> Option<Input> {
     let command = match &delivery.event {
         Event::ReservationPlaced(placed) => Command::Allocate {
@@ -68,9 +67,9 @@ pub fn input(delivery: &Delivery) -> Option<Input> {
             reservation_id: cancelled.reservation_id,
             count: cancelled.count,
         },
-        // The customer's business, not the stock's.
+        // The tickets were allocated already.
         Event::ReservationConfirmed(_) => return None,
-        // The movie's own facts, should someone put them here.
+        // This service's own events, which belong to the other topic.
         Event::MoviePublished(_)
         | Event::MovieUpdated(_)
         | Event::TicketsAdded(_)

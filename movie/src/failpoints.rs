@@ -1,22 +1,23 @@
-//! What a crash may come right before or right after, beside the runtime's own acts.
+//! The failpoints of this service, in addition to those of `service_kit::messaging::failpoints`. Tests kill the process
+//! right before and right after each.
 
 service_kit::failpoints! {
-    /// What no service has described yet is committed with its words.
-    COMMIT_FILLED = "movie.commit-filled";
-    /// A published movie is written.
+    /// Commits the missing search texts that were added.
+    COMMIT_BACKFILL = "movie.commit-backfill";
+    /// Inserts a published movie.
     INSERT = "movie.insert";
-    /// What sales and deliveries change of movies is.
+    /// Updates what sales and deliveries change of movies.
     UPDATE = "movie.update";
-    /// What the vendor changes is.
+    /// Updates what the vendor changes of movies.
     EDIT = "movie.edit";
-    /// The words that a movie is found by are.
-    DESCRIBE = "movie.describe";
-    /// New decisions about reservations are.
-    DECIDE = "movie.decide";
-    /// What was allocated and is no longer is.
+    /// Saves the search texts of movies.
+    SAVE_SEARCH_TEXT = "movie.save-search-text";
+    /// Inserts decisions about reservations.
+    INSERT_DECISION = "movie.insert-decision";
+    /// Updates decisions about released reservations.
     RELEASE = "movie.release";
-    /// A delivery is.
-    DELIVER = "movie.deliver";
-    /// A vendor's call is committed.
+    /// Inserts a delivery.
+    INSERT_DELIVERY = "movie.insert-delivery";
+    /// Commits a vendor's call.
     COMMIT_CALL = "movie.commit-call";
 }

@@ -1,4 +1,4 @@
-//! The vendor's calls, and the catalogue.
+//! The vendor's calls, and the catalogue. `dto`: bodies, query parameters, `If-Match`, and the view of a movie.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, ETAG, LOCATION};
@@ -23,7 +23,6 @@ mod dto;
 
 use dto::{EditedMovie, MovieView, NewDelivery, NewMovie, Parameters, parse_if_match, parse_list_query};
 
-/// What the service says of itself.
 #[derive(OpenApi)]
 #[openapi(
     paths(list, publish, show, edit, deliver),
@@ -146,9 +145,9 @@ async fn deliver(
 )]
 async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let id = MovieId(parameters::path_id(&request, "id")?);
-    let mut reading = ReadConnection::begin(&api.unit_of_work.pool).await.map_err(Fault::from)?;
-    let found = store::find(&mut reading, id).await.map_err(Fault::from)?;
-    reading.end();
+    let mut connection = ReadConnection::begin(&api.unit_of_work.pool).await.map_err(Fault::from)?;
+    let found = store::find(&mut connection, id).await.map_err(Fault::from)?;
+    connection.end();
     match found {
         Some(movie) => Ok(ok_response(&movie).into_response()),
         None => Err(no_such_movie(id)),
@@ -165,14 +164,14 @@ async fn show(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse,
     )),
 )]
 async fn list(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let (listing, query) = parse_list_query(&request)?;
-    let mut reading = ReadConnection::begin(&api.unit_of_work.pool).await.map_err(Fault::from)?;
-    let movies = store::catalogue::list(&mut reading, &listing, query.after.as_ref(), query.limit + 1)
+    let (query, page) = parse_list_query(&request)?;
+    let mut connection = ReadConnection::begin(&api.unit_of_work.pool).await.map_err(Fault::from)?;
+    let movies = store::catalogue::list(&mut connection, &query, page.after.as_ref(), page.limit + 1)
         .await
         .map_err(Fault::from)?;
-    reading.end();
-    let rows = movies.iter().map(|(place, movie)| (place.clone(), MovieView::from(movie))).collect();
-    Ok(pagination::page(&request, rows, &query))
+    connection.end();
+    let rows = movies.iter().map(|(position, movie)| (position.clone(), MovieView::from(movie))).collect();
+    Ok(pagination::page(&request, rows, &page))
 }
 
 impl Api {
@@ -190,6 +189,7 @@ impl Api {
     }
 }
 
+/// The response of an accepted command, or the problem with which it is refused.
 fn outcome(id: MovieId, answer: Answer, render: RenderMovie) -> CallOutcome {
     match answer {
         Answer::Done(movie) => Ok(render(&movie)),
@@ -199,15 +199,16 @@ fn outcome(id: MovieId, answer: Answer, render: RenderMovie) -> CallOutcome {
             Err(Problem::precondition_failed("the movie was edited since; get it again for its ETag"))
         }
         Answer::TooMany { qty } => {
-            let most = (QTY_MAX - qty).max(0);
+            let count_max = (QTY_MAX - qty).max(0);
             let detail =
-                format!("must be at most {most}: {qty} tickets are left, and at most {QTY_MAX} may be");
+                format!("must be at most {count_max}: {qty} tickets are left, and at most {QTY_MAX} may be");
             Err(Problem::out_of_bounds(vec![FieldError::new("/count", detail)]))
         }
-        Answer::Silent => Err(Problem::internal()),
+        Answer::NoCaller => Err(Problem::internal()),
     }
 }
 
+/// Makes the response of an accepted command.
 type RenderMovie = fn(&Movie) -> StoredResponse;
 
 fn created_response(movie: &Movie) -> StoredResponse {

@@ -2,13 +2,15 @@
 //!
 //! # Layout
 //!
-//! - [`movie`]: what a movie decides: pure, every state and every input.
-//! - [`search`]: what a movie is found by, and in which order.
-//! - [`store`]: the rows behind it.
-//! - [`http`]: the vendor's calls.
-//! - [`events`]: placements and cancellations from the log.
+//! - [`movie`]: what a movie decides. Pure: every pair of state and command has an arm, and repeated events change
+//!   nothing. The stock is decremented here.
+//! - [`unit_of_work`]: load, fold, save, commit: the only way in which movies change.
+//! - [`store`]: the SQL; its `catalogue` searches and lists.
+//! - [`http`]: the vendor's calls. Its `dto` checks their bodies, counts included.
+//! - [`search`]: the words by which a movie is found, queries, and sort orders.
+//! - [`events`]: turns placements and cancellations in the log into commands.
 //! - [`config`]: the settings.
-//! - [`failpoints`]: where the tests let the process die.
+//! - [`failpoints`]: the points at which tests kill the process.
 
 pub mod config;
 pub mod events;
@@ -32,8 +34,8 @@ pub use config::Config;
 use store::catalogue;
 use unit_of_work::UnitOfWork;
 
-/// How often movies are looked for that are not described: in all of the catalogue.
-const FILL_PERIOD: Duration = Duration::from_secs(30);
+/// How often the whole catalogue is searched for movies without a search text.
+const BACKFILL_PERIOD: Duration = Duration::from_secs(30);
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -49,14 +51,14 @@ impl Application {
     /// Binds the address, connects to the database and migrates it.
     ///
     /// # Errors
-    /// An address in use; a database that can't be reached or migrated.
+    /// If the address is in use, or the database can't be reached or migrated.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let listener = service_kit::http::bind(config.bind_address)?;
         let options = ServiceOptions {
             consumer: Consumer::Movie,
             migrations: Migrator::with_migrations(MIGRATIONS.iter().cloned().collect()),
             publishes: true,
-            session: &[search::SIMILAR],
+            session: &[search::SIMILARITY_THRESHOLD],
         };
         let context = ServiceContext::build(&config.events, options).await?;
         let metrics = events::MovieMetrics::new(context.metrics.registry())?;
@@ -68,15 +70,15 @@ impl Application {
         Ok(Self { context, listener, unit_of_work, metrics })
     }
 
-    /// The port that was bound; 0 if the system can't tell.
+    /// The bound port; 0 if it can't be determined.
     pub fn port(&self) -> u16 {
         self.listener.local_addr().map_or(0, |address| address.port())
     }
 
-    /// Runs until told to stop, and drains.
+    /// Runs until told to stop, then finishes the calls and records that it has begun.
     ///
     /// # Errors
-    /// A fatal fault.
+    /// If a fatal fault occurs.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self { context, listener, unit_of_work, metrics } = self;
         let pool = unit_of_work.pool.clone();
@@ -85,13 +87,13 @@ impl Application {
         let tasks = context
             .spawn_server(listener, http::routes(api))
             .spawn("idempotency", |stop| idempotency::purge(pool.clone(), stop))
-            .spawn("catalogue", |stop| fill(pool, stop));
+            .spawn("catalogue", |stop| backfill_search_texts(pool, stop));
         context.spawn_consumer(tasks, handler).run(shutdown).await
     }
 }
 
-/// Keeps movies from being overlooked that a replica of an older release has published or edited.
-async fn fill(pool: PgPool, stop: CancellationToken) -> anyhow::Result<()> {
-    let step = || database::with_time_limit(catalogue::fill(&pool));
-    Worker::new("describing movies", FILL_PERIOD).run(stop, step).await
+/// Adds the search texts of movies that a replica of an older release has published or edited: search would miss them.
+async fn backfill_search_texts(pool: PgPool, stop: CancellationToken) -> anyhow::Result<()> {
+    let step = || database::with_time_limit(catalogue::backfill_search_texts(&pool));
+    Worker::new("adding missing search texts", BACKFILL_PERIOD).run(stop, step).await
 }

@@ -1,5 +1,8 @@
-//! What a movie decides. Pure and total: every state meets every input, repeats included, and one that
-//! was decided before changes nothing and tells nothing.
+//! What a movie decides. Pure and total: [`fold`] has an arm for every pair of state and command.
+//!
+//! - The stock is decremented in `allocate`, and incremented in `release` and `deliver`.
+//! - A repeated event or call changes nothing and publishes no event: the arms say "Repeated". A placement or cancellation
+//!   is recognized by the decision that is recorded for its reservation, a delivery by its id, a movie by its id.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -8,7 +11,7 @@ use shared_events::{
     RejectReason, ReservationId, TicketsAdded, TicketsAllocated, TicketsReleased, Timestamp,
 };
 
-/// Tickets that a movie may have left, also after a delivery.
+/// The most tickets that a movie may have left, also after a delivery.
 pub const QTY_MAX: i64 = 1_000_000;
 
 /// A movie in the catalogue. Always `published + added = qty + allocated`, and `qty ≥ 0`.
@@ -24,9 +27,9 @@ pub struct Movie {
     pub allocated: i64,
     /// Tickets left.
     pub qty: i64,
-    /// Goes up by one with each event that changes the movie.
+    /// Increases by one with each event that changes the movie.
     pub version: i64,
-    /// Goes up by one with each edit of the vendor's.
+    /// Increases by one with each edit by the vendor.
     pub edition: i64,
 }
 
@@ -35,9 +38,9 @@ pub struct Movie {
 pub enum Outcome {
     Allocated,
     Rejected,
-    /// Allocated, and given back.
+    /// Allocated, and released later.
     Released,
-    /// Cancelled before any placement was seen.
+    /// Cancelled before its placement was read.
     Void,
 }
 
@@ -62,37 +65,13 @@ pub struct State {
     pub deliveries: HashMap<DeliveryId, Delivery>,
 }
 
-/// What is asked of a movie.
 #[derive(Clone, Debug)]
 pub enum Command {
-    Publish {
-        movie_id: MovieId,
-        name: String,
-        description: String,
-        qty: i64,
-    },
-    /// `edition` is what the vendor saw; `None` takes any.
-    Edit {
-        movie_id: MovieId,
-        name: Option<String>,
-        description: Option<String>,
-        editions: Editions,
-    },
-    Deliver {
-        movie_id: MovieId,
-        delivery_id: DeliveryId,
-        count: Count,
-    },
-    Allocate {
-        movie_id: MovieId,
-        reservation_id: ReservationId,
-        count: Count,
-    },
-    Release {
-        movie_id: MovieId,
-        reservation_id: ReservationId,
-        count: Count,
-    },
+    Publish { movie_id: MovieId, name: String, description: String, qty: i64 },
+    Edit { movie_id: MovieId, name: Option<String>, description: Option<String>, editions: Editions },
+    Deliver { movie_id: MovieId, delivery_id: DeliveryId, count: Count },
+    Allocate { movie_id: MovieId, reservation_id: ReservationId, count: Count },
+    Release { movie_id: MovieId, reservation_id: ReservationId, count: Count },
 }
 
 /// The editions that an edit may be applied to (`If-Match`).
@@ -120,30 +99,30 @@ pub struct Input {
     pub origin: Origin,
 }
 
-/// What a caller over HTTP is told; one per input.
+/// The result of one input, for its caller over HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The movie after the command, also when it was a repeat.
+    /// The movie after the command, also if the command was a repeat.
     Done(Box<Movie>),
     NoSuchMovie,
-    /// The id is taken by another body.
+    /// The id belongs to a call with another body.
     Conflict,
-    /// The vendor edited what had been edited since.
+    /// The edit is for another edition than the present one.
     Stale,
     /// More than [`QTY_MAX`] would be left.
     TooMany {
         qty: i64,
     },
-    /// An event: nobody waits.
-    Silent,
+    /// The command came from an event, so there is no caller.
+    NoCaller,
 }
 
-/// What is to be written: plain data.
+/// The rows and events to be written, and the inputs' results.
 #[derive(Clone, Debug, Default)]
 pub struct Writes {
     pub new_movies: Vec<Movie>,
     pub changed_movies: Vec<Movie>,
-    /// Those of the changed ones whose texts changed too.
+    /// Those of the changed movies that the vendor edited.
     pub edited_movies: Vec<Movie>,
     pub new_decisions: Vec<(ReservationId, Decision)>,
     pub released: Vec<ReservationId>,
@@ -204,21 +183,22 @@ impl Fold {
             }
             Command::Allocate { movie_id, reservation_id, count } => {
                 self.allocate(*movie_id, *reservation_id, *count, origin);
-                Answer::Silent
+                Answer::NoCaller
             }
             Command::Release { movie_id, reservation_id, count } => {
                 self.release(*movie_id, *reservation_id, *count, origin);
-                Answer::Silent
+                Answer::NoCaller
             }
         }
     }
 
     fn publish(&mut self, id: MovieId, name: &str, description: &str, qty: i64, origin: &Origin) -> Answer {
         if let Some(movie) = self.state.movies.get(&id) {
-            let same = movie.published_name == name
+            // Repeated, if the body is the same.
+            let is_same = movie.published_name == name
                 && movie.published_description == description
                 && movie.published == qty;
-            return if same { Answer::Done(Box::new(movie.clone())) } else { Answer::Conflict };
+            return if is_same { Answer::Done(Box::new(movie.clone())) } else { Answer::Conflict };
         }
         let movie = Movie {
             id,
@@ -233,7 +213,7 @@ impl Fold {
             version: 1,
             edition: 1,
         };
-        self.tell(
+        self.publish_event(
             MoviePublished {
                 timestamp: self.now,
                 movie_id: id,
@@ -271,7 +251,7 @@ impl Fold {
         movie.edition += 1;
         movie.version += 1;
         let movie = movie.clone();
-        self.tell(
+        self.publish_event(
             MovieUpdated {
                 timestamp: self.now,
                 movie_id: id,
@@ -291,6 +271,7 @@ impl Fold {
         let Some(movie) = self.state.movies.get_mut(&id) else { return Answer::NoSuchMovie };
         let delivery = Delivery { movie_id: id, count };
         match self.state.deliveries.get(&delivery_id) {
+            // Repeated, if the body is the same.
             Some(before) if *before == delivery => return Answer::Done(Box::new(movie.clone())),
             Some(_) => return Answer::Conflict,
             None => {}
@@ -302,7 +283,7 @@ impl Fold {
         movie.qty += count.get();
         movie.version += 1;
         let movie = movie.clone();
-        self.tell(
+        self.publish_event(
             TicketsAdded {
                 timestamp: self.now,
                 delivery_id,
@@ -320,12 +301,13 @@ impl Fold {
         Answer::Done(Box::new(movie))
     }
 
+    /// Checks the stock, and decrements it if there are enough tickets.
     fn allocate(&mut self, id: MovieId, reservation_id: ReservationId, count: Count, origin: &Origin) {
         if let Some(decision) = self.state.decisions.get(&reservation_id) {
             match decision.outcome {
-                // The placement again: its answer is in the log.
+                // Repeated: the placement was answered in the log.
                 Outcome::Allocated | Outcome::Rejected | Outcome::Released => {}
-                // It was cancelled before: nothing is to be given, and nobody waits for an answer.
+                // Cancelled before: nothing is allocated, and no one waits for an answer.
                 Outcome::Void => {}
             }
             return;
@@ -345,7 +327,7 @@ impl Fold {
                     version: movie.version,
                 };
                 self.changed_movies.insert(id);
-                self.tell(allocated, origin);
+                self.publish_event(allocated, origin);
                 Outcome::Allocated
             }
             movie => {
@@ -362,27 +344,28 @@ impl Fold {
                         None => RejectReason::MovieNotFound,
                     },
                 };
-                self.tell(rejected, origin);
+                self.publish_event(rejected, origin);
                 Outcome::Rejected
             }
         };
-        self.record(reservation_id, Decision { movie_id: id, outcome, count });
+        self.record_decision(reservation_id, Decision { movie_id: id, outcome, count });
     }
 
+    /// Returns the tickets of a cancelled reservation to the stock.
     fn release(&mut self, id: MovieId, reservation_id: ReservationId, count: Count, origin: &Origin) {
         let Some(decision) = self.state.decisions.get_mut(&reservation_id) else {
-            // The placement, should it come, is to find this.
-            self.record(reservation_id, Decision { movie_id: id, outcome: Outcome::Void, count });
+            // The placement has not been read yet: it must find that its reservation is cancelled.
+            self.record_decision(reservation_id, Decision { movie_id: id, outcome: Outcome::Void, count });
             return;
         };
         match decision.outcome {
-            // The cancellation again, or of what was never given.
+            // Repeated, or nothing was allocated.
             Outcome::Rejected | Outcome::Released | Outcome::Void => return,
-            // Of another movie's reservation: only a forged event says so.
+            // The reservation is of another movie: only a forged event names this one.
             Outcome::Allocated if decision.movie_id != id => return,
             Outcome::Allocated => decision.outcome = Outcome::Released,
         }
-        // What was allocated is what goes back, whatever the event says.
+        // As many tickets are released as were allocated, whatever the event says.
         let count = decision.count;
         let Some(movie) = self.state.movies.get_mut(&id) else { return };
         movie.allocated -= count.get();
@@ -399,15 +382,15 @@ impl Fold {
         };
         self.changed_movies.insert(id);
         self.released.insert(reservation_id);
-        self.tell(released, origin);
+        self.publish_event(released, origin);
     }
 
-    fn record(&mut self, reservation_id: ReservationId, decision: Decision) {
+    fn record_decision(&mut self, reservation_id: ReservationId, decision: Decision) {
         self.state.decisions.insert(reservation_id, decision);
         self.new_decisions.insert(reservation_id);
     }
 
-    fn tell(&mut self, event: impl Into<Event>, origin: &Origin) {
+    fn publish_event(&mut self, event: impl Into<Event>, origin: &Origin) {
         self.events.push((event.into(), origin.clone()));
     }
 
@@ -416,12 +399,12 @@ impl Fold {
         let movies = |ids: BTreeSet<MovieId>| -> Vec<Movie> {
             ids.into_iter().filter_map(|id| state.movies.get(&id).cloned()).collect()
         };
-        let old = |ids: &BTreeSet<MovieId>| movies(ids.difference(&self.new_movies).copied().collect());
+        let existing = |ids: &BTreeSet<MovieId>| movies(ids.difference(&self.new_movies).copied().collect());
         Writes {
-            changed_movies: old(&self.changed_movies),
-            edited_movies: old(&self.edited_movies),
+            changed_movies: existing(&self.changed_movies),
+            edited_movies: existing(&self.edited_movies),
             new_movies: movies(self.new_movies),
-            // A decision made and released in one batch is new, as it stands now.
+            // A decision that was made and released in this batch is inserted as released.
             released: self.released.difference(&self.new_decisions).copied().collect(),
             new_decisions: self
                 .new_decisions

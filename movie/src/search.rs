@@ -1,55 +1,58 @@
-//! What a movie is found by, and in which order movies are shown.
+//! The words by which a movie is found, queries for them, and the orders in which movies are listed.
 //!
-//! The service decides what a word is, not the database, so that it is the same on every server, whatever its
-//! version and locale: letters and digits, transliterated to ASCII and in lower case. `Amélie`, `AMELIE` and
+//! The service decides what a word is, not the database, so the result doesn't depend on the server's version and locale. A
+//! word consists of letters and digits, transliterated to ASCII and in lower case. `Amélie`, `AMELIE` and
 //! `Ame\u{301}lie` are one word; `Straße` is `strasse`, `Сталкер` is `stalker`.
 
 use deunicode::deunicode_char;
 use serde::{Deserialize, Serialize};
 
-/// How alike the letters of a word and of a part of a name must be, so that one may be the other with a typing
-/// error: trigrams that both have, of all that either has.
-pub const SIMILAR: (&str, &str) = ("pg_trgm.strict_word_similarity_threshold", "0.4");
+/// The session setting that says how similar a word and a part of a name must be to count as a match in spite of a typing
+/// error: the trigrams that both have, as a share of those that either has.
+pub const SIMILARITY_THRESHOLD: (&str, &str) = ("pg_trgm.strict_word_similarity_threshold", "0.4");
 
-/// Shorter words are too alike anyway. So are numbers, and the next one is no typing error.
-const SIMILAR_LETTERS_MIN: usize = 4;
+/// Only words of this length or longer may have typing errors. Shorter ones are too similar anyway. Numbers may not have
+/// any: they are similar too, and the next number is not a typing error.
+const SIMILAR_CHARS_MIN: usize = 4;
 
-/// Only so many words of a query may have typing errors: each costs a look into a second index.
+/// The most words of a query that may have typing errors: each costs a lookup in a second index.
 const SIMILAR_WORDS_MAX: usize = 8;
 
-/// A longer word is cut, in texts and queries alike, so that one finds the other. PostgreSQL takes 2046 bytes.
+/// Longer words are truncated, in texts and queries alike, so that a query finds them. PostgreSQL accepts 2046 bytes.
 const WORD_MAX: usize = 64;
 
-/// A longer name is cut, so that it fits an index entry. 200 letters of most scripts are shorter.
+/// Longer names are truncated, so that they fit an index entry. 200 letters of most scripts are shorter.
 const NAME_MAX: usize = 1_000;
 
-/// The words of a text, in their order.
+/// Splits a text into its words, in their order.
 pub fn words(text: &str) -> Vec<String> {
-    let mut spelled = String::with_capacity(text.len());
+    let mut transliterated = String::with_capacity(text.len());
     for c in text.chars() {
         let ascii = deunicode_char(c).unwrap_or(" ");
         if ascii.bytes().any(|byte| byte.is_ascii_alphanumeric()) {
-            // A sign that is a word of its own, as Chinese has them, ends in a space.
-            let begins = ascii.ends_with(' ') && !c.is_ascii();
-            spelled.extend(begins.then_some(' '));
-            spelled.push_str(ascii);
+            // A character that is a word of its own, as in Chinese, is transliterated with a space at its end.
+            let is_word = ascii.ends_with(' ') && !c.is_ascii();
+            transliterated.extend(is_word.then_some(' '));
+            transliterated.push_str(ascii);
         } else if c.is_ascii() || !(ascii.is_empty() || c.is_alphabetic()) {
-            spelled.push(' ');
+            transliterated.push(' ');
         }
-        // What is left belongs to the letter before: an accent that stands alone, a soft sign.
+        // Other characters belong to the letter before them: a combining accent, a soft sign.
     }
-    let words = spelled.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let words = transliterated.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     words.map(|word| word[..word.len().min(WORD_MAX)].to_ascii_lowercase()).collect()
 }
 
-/// What a movie is found by.
+/// The text by which a movie is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Text {
+pub struct SearchText {
+    /// The words of the name, in their order.
     pub name: String,
+    /// The words of name and description, sorted and without duplicates.
     pub words: Vec<String>,
 }
 
-impl Text {
+impl SearchText {
     pub fn new(name: &str, description: &str) -> Self {
         let mut words = words(name);
         let mut name = words.join(" ");
@@ -61,22 +64,22 @@ impl Text {
     }
 }
 
-/// What is asked for: every one of these words.
+/// A search for movies that match every one of these words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Query {
+pub struct TextQuery {
     words: Vec<String>,
 }
 
-/// How one movie's text must be.
+/// A condition on the search text of one movie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// Words that begin so: PostgreSQL's text search.
-    Words(String),
-    /// The same of one word, or a part of the name is like it.
-    WordOrSimilar(String, String),
+    /// The text has words with these prefixes (a `tsquery`).
+    Prefixes(String),
+    /// The text has a word with this prefix (a `tsquery`), or a part of the name is similar to this word.
+    PrefixOrSimilar(String, String),
 }
 
-impl Query {
+impl TextQuery {
     pub fn new(text: &str) -> Self {
         let mut words = words(text);
         let mut seen = std::collections::HashSet::new();
@@ -84,27 +87,27 @@ impl Query {
         Self { words }
     }
 
-    /// All of them must hold; text without any word finds nothing, and has none.
+    /// The conditions, all of which must hold. A query without a word has none, and finds nothing.
     pub fn conditions(&self) -> Vec<Condition> {
-        let long = |word: &&String| {
-            word.len() >= SIMILAR_LETTERS_MIN && !word.bytes().all(|byte| byte.is_ascii_digit())
+        let may_have_errors = |word: &&String| {
+            word.len() >= SIMILAR_CHARS_MIN && !word.bytes().all(|byte| byte.is_ascii_digit())
         };
-        let similar: Vec<_> = self.words.iter().filter(long).take(SIMILAR_WORDS_MAX).collect();
+        let similar: Vec<_> = self.words.iter().filter(may_have_errors).take(SIMILAR_WORDS_MAX).collect();
         let exact: Vec<_> =
-            self.words.iter().filter(|word| !similar.contains(word)).map(|word| begins(word)).collect();
-        let exact = (!exact.is_empty()).then(|| Condition::Words(exact.join(" & ")));
-        let similar = similar.into_iter().map(|word| Condition::WordOrSimilar(begins(word), word.clone()));
+            self.words.iter().filter(|word| !similar.contains(word)).map(|word| prefix(word)).collect();
+        let exact = (!exact.is_empty()).then(|| Condition::Prefixes(exact.join(" & ")));
+        let similar = similar.into_iter().map(|word| Condition::PrefixOrSimilar(prefix(word), word.clone()));
         exact.into_iter().chain(similar).collect()
     }
 
-    /// The words again.
+    /// The words, separated by spaces.
     pub fn text(&self) -> String {
         self.words.join(" ")
     }
 }
 
-/// As PostgreSQL's type `tsquery` is written. A word has nothing that could be an operator or a quote.
-fn begins(word: &str) -> String {
+/// A `tsquery` for words with this prefix. A word contains nothing that could be an operator or a quote.
+fn prefix(word: &str) -> String {
     format!("'{word}':*")
 }
 
@@ -112,18 +115,18 @@ fn begins(word: &str) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sort {
     Newest,
-    /// By the name's words, and of two the same the older first.
+    /// By the name's words; of two movies with the same name the older first.
     Name,
     /// The most tickets left first.
     Qty,
-    /// The name that is most like the query first.
+    /// The name that is most similar to the query first.
     Relevance,
 }
 
 impl Sort {
     pub const ALL: [Self; 4] = [Self::Newest, Self::Name, Self::Qty, Self::Relevance];
 
-    /// As the query says it.
+    /// The value of the query parameter.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Newest => "newest",
@@ -134,17 +137,17 @@ impl Sort {
     }
 }
 
-/// Where a movie stands in its sort, down to its `seq`.
+/// A movie's position in a sorted list, as stored in a cursor. It ends with the movie's `seq`, so it is unique.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Place {
+pub enum CursorPosition {
     Newest(i64),
     Name(String, i64),
     Qty(i64, i64),
     Relevance(i64, i64),
 }
 
-impl Place {
+impl CursorPosition {
     pub const fn sort(&self) -> Sort {
         match self {
             Self::Newest(..) => Sort::Newest,
@@ -155,11 +158,11 @@ impl Place {
     }
 }
 
-/// Which movies are to be shown.
+/// Which movies are listed, and in which order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listing {
-    pub query: Option<Query>,
-    /// So many tickets left, at least.
+pub struct ListQuery {
+    pub text: Option<TextQuery>,
+    /// The fewest tickets that are left.
     pub min_qty: i64,
     pub sort: Sort,
 }
@@ -168,7 +171,7 @@ pub struct Listing {
 mod tests {
     use super::*;
 
-    fn spelled(text: &str) -> String {
+    fn normalized(text: &str) -> String {
         words(text).join(" ")
     }
 
@@ -197,28 +200,28 @@ mod tests {
             ("\u{10ffff}\u{e000}", ""),
             ("", ""),
         ] {
-            assert_eq!(spelled(text), expected, "{text:?}");
+            assert_eq!(normalized(text), expected, "{text:?}");
         }
     }
 
     #[test]
-    fn long_words_are_cut_alike() {
+    fn long_words_are_truncated_in_texts_and_queries() {
         let long = "x".repeat(4_000);
         assert_eq!(words(&long), ["x".repeat(64)]);
-        assert_eq!(Query::new(&long[..200]).words, Text::new("", &long).words);
+        assert_eq!(TextQuery::new(&long[..200]).words, SearchText::new("", &long).words);
     }
 
     #[test]
     fn names_fit_an_index_entry() {
-        // The longest that a sign becomes, and as many as a name may have.
+        // The character with the longest transliteration, as many times as a name may have characters.
         let longest = ('\0'..=char::MAX).max_by_key(|c| deunicode_char(*c).map_or(0, str::len));
         let name = longest.unwrap().to_string().repeat(200);
-        assert!(Text::new(&name, "").name.len() <= NAME_MAX);
+        assert!(SearchText::new(&name, "").name.len() <= NAME_MAX);
     }
 
-    /// Whatever text there is: nothing but words of letters and digits, so nothing but queries that are well-formed.
+    /// Any text becomes words of letters and digits only, so every query is well-formed.
     #[test]
-    fn every_sign_is_taken() {
+    fn every_character_is_accepted() {
         for c in '\0'..=char::MAX {
             for word in words(&format!("a{c}b")) {
                 let plain = word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
@@ -229,15 +232,15 @@ mod tests {
 
     #[test]
     fn queries_ask_for_every_word() {
-        let conditions = |text| Query::new(text).conditions();
+        let conditions = |text| TextQuery::new(text).conditions();
         assert_eq!(conditions("?!"), []);
-        assert_eq!(conditions("2001"), [Condition::Words("'2001':*".into())]);
-        assert_eq!(conditions("la la of"), [Condition::Words("'la':* & 'of':*".into())]);
+        assert_eq!(conditions("2001"), [Condition::Prefixes("'2001':*".into())]);
+        assert_eq!(conditions("la la of"), [Condition::Prefixes("'la':* & 'of':*".into())]);
         assert_eq!(
             conditions("the Musical"),
             [
-                Condition::Words("'the':*".into()),
-                Condition::WordOrSimilar("'musical':*".into(), "musical".into()),
+                Condition::Prefixes("'the':*".into()),
+                Condition::PrefixOrSimilar("'musical':*".into(), "musical".into()),
             ]
         );
         let many: Vec<_> = (1000..1100).map(|n| format!("n{n}")).collect();

@@ -1,5 +1,7 @@
-//! The movie service's rows. Several rows are always locked and written in the order of their ids, so
-//! that two transactions can't wait for each other.
+//! The SQL of movies, decisions and deliveries. Rows are always locked and written in the order of their ids, so that two
+//! transactions can't wait for each other.
+//!
+//! [`catalogue`]: search and lists.
 
 use std::collections::HashMap;
 
@@ -14,8 +16,8 @@ use crate::movie::{Command, Decision, Delivery, Input, Movie, Outcome, State, Wr
 
 pub mod catalogue;
 
-/// Named one by one: a column that a newer replica's migration adds must not change what a prepared
-/// statement of ours returns.
+/// Lists the columns by name: a column that a newer replica's migration adds must not change what a prepared statement of
+/// this replica returns.
 macro_rules! movie_columns {
     () => {
         "seq, id, name, description, published_name, published_description, published, added, allocated, qty, \
@@ -29,10 +31,10 @@ macro_rules! select_movie {
 }
 use {movie_columns, select_movie};
 
-/// Loads and locks what the inputs name.
+/// Loads the movies of the inputs and locks them; then loads the decisions and deliveries, which the movies' locks protect.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn load(connection: &mut PgConnection, inputs: &[Input]) -> Result<State, sqlx::Error> {
     let mut movies: Vec<Uuid> = inputs.iter().map(|input| input.command.movie_id().0).collect();
     movies.sort_unstable();
@@ -41,16 +43,18 @@ pub async fn load(connection: &mut PgConnection, inputs: &[Input]) -> Result<Sta
         .bind(&movies)
         .fetch_all(&mut *connection)
         .await?;
-    let movies =
-        rows.iter().map(|row| movie(row).map(|movie| (movie.id, movie))).collect::<Result<_, _>>()?;
+    let movies = rows
+        .iter()
+        .map(|row| movie_from_row(row).map(|movie| (movie.id, movie)))
+        .collect::<Result<_, _>>()?;
     Ok(State {
         movies,
-        decisions: decisions(connection, inputs).await?,
-        deliveries: deliveries(connection, inputs).await?,
+        decisions: load_decisions(connection, inputs).await?,
+        deliveries: load_deliveries(connection, inputs).await?,
     })
 }
 
-async fn decisions(
+async fn load_decisions(
     connection: &mut PgConnection,
     inputs: &[Input],
 ) -> Result<HashMap<ReservationId, Decision>, sqlx::Error> {
@@ -76,7 +80,7 @@ async fn decisions(
         .map(|row| {
             let decision = Decision {
                 movie_id: MovieId(row.try_get("movie_id")?),
-                outcome: outcome(row.try_get("outcome")?)?,
+                outcome: outcome_from_text(row.try_get("outcome")?)?,
                 count: count(row)?,
             };
             Ok((ReservationId(row.try_get("reservation_id")?), decision))
@@ -84,7 +88,7 @@ async fn decisions(
         .collect()
 }
 
-async fn deliveries(
+async fn load_deliveries(
     connection: &mut PgConnection,
     inputs: &[Input],
 ) -> Result<HashMap<DeliveryId, Delivery>, sqlx::Error> {
@@ -110,10 +114,10 @@ async fn deliveries(
         .collect()
 }
 
-/// Writes what was decided.
+/// Writes the rows that a fold has created or changed.
 ///
 /// # Errors
-/// The database's; a movie or delivery that came into being since `load` violates its primary key.
+/// If the database fails; also if a movie or delivery was inserted since `load`, which violates its primary key.
 pub async fn save(connection: &mut PgConnection, writes: &Writes) -> Result<(), sqlx::Error> {
     for movie in &writes.new_movies {
         failpoint(failpoints::INSERT, insert_movie(connection, movie)).await?;
@@ -124,10 +128,10 @@ pub async fn save(connection: &mut PgConnection, writes: &Writes) -> Result<(), 
     if !writes.edited_movies.is_empty() {
         failpoint(failpoints::EDIT, edit_movies(connection, &writes.edited_movies)).await?;
     }
-    catalogue::describe(connection, &writes.new_movies).await?;
-    catalogue::describe(connection, &writes.edited_movies).await?;
+    catalogue::save_search_texts(connection, &writes.new_movies).await?;
+    catalogue::save_search_texts(connection, &writes.edited_movies).await?;
     if !writes.new_decisions.is_empty() {
-        failpoint(failpoints::DECIDE, insert_decisions(connection, &writes.new_decisions)).await?;
+        failpoint(failpoints::INSERT_DECISION, insert_decisions(connection, &writes.new_decisions)).await?;
     }
     if !writes.released.is_empty() {
         let ids: Vec<Uuid> = writes.released.iter().map(|id| id.0).collect();
@@ -143,7 +147,7 @@ pub async fn save(connection: &mut PgConnection, writes: &Writes) -> Result<(), 
             .bind(delivery.movie_id.0)
             .bind(delivery.count.get())
             .execute(&mut *connection);
-        failpoint(failpoints::DELIVER, delivered).await?;
+        failpoint(failpoints::INSERT_DELIVERY, delivered).await?;
     }
     Ok(())
 }
@@ -170,7 +174,7 @@ async fn insert_movie(connection: &mut PgConnection, movie: &Movie) -> Result<()
     Ok(())
 }
 
-/// What sales and deliveries change.
+/// Updates what sales and deliveries change, the stock included.
 async fn update_movies(connection: &mut PgConnection, movies: &[Movie]) -> Result<(), sqlx::Error> {
     let numbers = |field: fn(&Movie) -> i64| movies.iter().map(field).collect::<Vec<_>>();
     sqlx::query(
@@ -190,7 +194,8 @@ async fn update_movies(connection: &mut PgConnection, movies: &[Movie]) -> Resul
     Ok(())
 }
 
-/// What the vendor changes. Apart from the sales, which would store a long description anew with every batch.
+/// Updates what the vendor changes. Not part of `update_movies`, which would store a long description again with every
+/// batch of sales.
 async fn edit_movies(connection: &mut PgConnection, movies: &[Movie]) -> Result<(), sqlx::Error> {
     sqlx::query(
         "update movie set name = row.name, description = row.description, edition = row.edition
@@ -210,7 +215,7 @@ async fn insert_decisions(
     connection: &mut PgConnection,
     decisions: &[(ReservationId, Decision)],
 ) -> Result<(), sqlx::Error> {
-    // They come in the order of their ids.
+    // `decisions` is sorted by id.
     sqlx::query(
         "insert into decision (reservation_id, movie_id, outcome, count)
          select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[])",
@@ -224,16 +229,16 @@ async fn insert_decisions(
     Ok(())
 }
 
-/// One movie, as it stands.
+/// The present state of one movie, without a lock.
 ///
 /// # Errors
-/// The database's.
+/// If the database fails.
 pub async fn find(connection: &mut PgConnection, id: MovieId) -> Result<Option<Movie>, sqlx::Error> {
     let row = sqlx::query(select_movie!("where id = $1")).bind(id.0).fetch_optional(connection).await?;
-    row.as_ref().map(movie).transpose()
+    row.as_ref().map(movie_from_row).transpose()
 }
 
-fn movie(row: &PgRow) -> Result<Movie, sqlx::Error> {
+fn movie_from_row(row: &PgRow) -> Result<Movie, sqlx::Error> {
     Ok(Movie {
         id: MovieId(row.try_get("id")?),
         name: row.try_get("name")?,
@@ -262,7 +267,7 @@ const fn outcome_text(outcome: Outcome) -> &'static str {
     }
 }
 
-fn outcome(text: &str) -> Result<Outcome, sqlx::Error> {
+fn outcome_from_text(text: &str) -> Result<Outcome, sqlx::Error> {
     [Outcome::Allocated, Outcome::Rejected, Outcome::Released, Outcome::Void]
         .into_iter()
         .find(|outcome| outcome_text(*outcome) == text)

@@ -68,7 +68,7 @@ impl UnitOfWork {
                         Ok(response)
                     }
                     Err(problem) => {
-                        self.stored_meanwhile(&mut transaction, key).await?.unwrap_or(Err(problem))
+                        self.reload_stored_response(&mut transaction, key).await?.unwrap_or(Err(problem))
                     }
                 }
             }
@@ -82,7 +82,7 @@ impl UnitOfWork {
 
     /// The response that was stored under the key since it was looked up. The same call may have been accepted while this
     /// one waited for the movie's row, and this one refused because of it: a delivery that fits only once.
-    async fn stored_meanwhile(
+    async fn reload_stored_response(
         &self,
         connection: &mut PgConnection,
         key: Option<&IdempotencyKey>,

@@ -15,7 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::movie::{Editions, Movie, QTY_MAX};
-use crate::search::{Listing, Place, Query, Sort};
+use crate::search::{CursorPosition, ListQuery, Sort, TextQuery};
 
 /// The most tickets in one delivery.
 const DELIVERY_MAX: i64 = 1_000_000;
@@ -181,7 +181,9 @@ fn sort_schema() -> Schema {
 }
 
 /// Which movies are listed, and which page of them.
-pub(super) fn parse_list_query(request: &HttpRequest) -> Result<(Listing, PageQuery<Place>), Problem> {
+pub(super) fn parse_list_query(
+    request: &HttpRequest,
+) -> Result<(ListQuery, PageQuery<CursorPosition>), Problem> {
     let parameters = parameters::query(request, &["q", "minQty", "sort", "cursor", "limit"])?;
     let q = parameters::text(&parameters, "q", QUERY_MAX)?;
     let min_qty = parameters::number(&parameters, "minQty", 0, QTY_MAX)?.unwrap_or(0);
@@ -194,12 +196,12 @@ pub(super) fn parse_list_query(request: &HttpRequest) -> Result<(Listing, PageQu
     };
     // Without a search no movie is more relevant than another.
     let sort = if sort == Sort::Relevance && q.is_none() { Sort::Newest } else { sort };
-    let query: PageQuery<Place> =
+    let page: PageQuery<CursorPosition> =
         PageQuery::parse(&parameters, COLLECTION, &[q, Some(&min_qty.to_string()), Some(sort.as_str())])?;
-    if query.after.as_ref().is_some_and(|place| place.sort() != sort) {
+    if page.after.as_ref().is_some_and(|position| position.sort() != sort) {
         return Err(pagination::invalid_cursor());
     }
-    Ok((Listing { query: q.map(Query::new), min_qty, sort }, query))
+    Ok((ListQuery { text: q.map(TextQuery::new), min_qty, sort }, page))
 }
 
 /// The editions that `If-Match` names.

@@ -1,4 +1,4 @@
-//! Given, when, then; and any interleaving and repetition of inputs.
+//! Examples in the form given/when/then, and properties that hold for any interleaving and repetition of commands.
 
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -46,7 +46,7 @@ fn edit(movie: u128, name: &str, editions: Editions) -> Command {
     Command::Edit { movie_id: movie_id(movie), name: Some(name.into()), description: None, editions }
 }
 
-/// The tables, as maps.
+/// The tables as maps.
 #[derive(Default)]
 struct Tables {
     state: State,
@@ -99,7 +99,7 @@ impl Tables {
         self.state.decisions[&reservation_id(reservation)].outcome
     }
 
-    fn told(&self) -> Vec<&'static str> {
+    fn event_types(&self) -> Vec<&'static str> {
         self.log.iter().map(Event::event_type).collect()
     }
 }
@@ -112,16 +112,16 @@ fn the_golden_run() {
     tables.when(&[allocate(2, 1, 57)]);
     assert_eq!((tables.qty(1), tables.outcome(2)), (55, Outcome::Rejected));
     tables.when(&[allocate(3, 1, 55)]);
-    assert_eq!(tables.qty(1), 0, "exactly what is left can be had");
+    assert_eq!(tables.qty(1), 0, "exactly the tickets that are left can be allocated");
     tables.when(&[release(1, 1, 45)]);
     assert_eq!((tables.qty(1), tables.outcome(1)), (45, Outcome::Released));
-    let told =
+    let expected =
         ["MoviePublished", "TicketsAllocated", "AllocationRejected", "TicketsAllocated", "TicketsReleased"];
-    assert_eq!(tables.told(), told);
+    assert_eq!(tables.event_types(), expected);
 }
 
 #[test]
-fn a_rejection_says_why_and_at_which_version() {
+fn a_rejection_contains_its_reason_and_the_version() {
     let mut tables = Tables::given(&[publish(1, 5)]);
     tables.when(&[allocate(1, 1, 6), allocate(2, 9, 1)]);
     let Event::AllocationRejected(short) = &tables.log[1] else { panic!() };
@@ -134,9 +134,9 @@ fn a_rejection_says_why_and_at_which_version() {
 #[test]
 fn a_rejected_placement_stays_rejected_once_tickets_are_back() {
     let mut tables = Tables::given(&[publish(1, 1), allocate(1, 1, 1), allocate(2, 1, 1), release(1, 1, 1)]);
-    let before = tables.told().len();
+    let before = tables.event_types().len();
     tables.when(&[allocate(2, 1, 1), allocate(1, 1, 1)]);
-    assert_eq!((tables.qty(1), tables.told().len()), (1, before));
+    assert_eq!((tables.qty(1), tables.event_types().len()), (1, before));
 }
 
 #[test]
@@ -145,11 +145,11 @@ fn a_cancellation_without_a_placement_is_kept_for_it() {
     tables.when(&[release(1, 1, 2)]);
     tables.when(&[allocate(1, 1, 2), release(1, 1, 2)]);
     assert_eq!((tables.qty(1), tables.outcome(1)), (5, Outcome::Void));
-    assert_eq!(tables.told(), ["MoviePublished"]);
+    assert_eq!(tables.event_types(), ["MoviePublished"]);
 }
 
 #[test]
-fn tickets_go_back_once_and_only_as_many_as_were_taken() {
+fn tickets_are_released_once_and_only_as_many_as_were_allocated() {
     let mut tables = Tables::given(&[publish(1, 5), publish(2, 5), allocate(1, 1, 2)]);
     tables.when(&[release(1, 2, 2)]);
     assert_eq!((tables.qty(1), tables.qty(2)), (3, 5), "another movie's tickets are not touched");
@@ -157,22 +157,22 @@ fn tickets_go_back_once_and_only_as_many_as_were_taken() {
     tables.when(&[release(1, 1, 2)]);
     assert_eq!(tables.qty(1), 5);
     tables.when(&[allocate(2, 1, 9), release(2, 1, 9)]);
-    assert_eq!(tables.qty(1), 5, "a rejection holds nothing that could go back");
+    assert_eq!(tables.qty(1), 5, "a rejection has no tickets that could be released");
 }
 
 #[test]
-fn the_same_call_again_changes_nothing_and_another_body_is_a_conflict() {
+fn a_repeated_call_changes_nothing_and_another_body_is_a_conflict() {
     let mut tables = Tables::given(&[publish(1, 5), deliver(1, 1, 3)]);
     let answers = tables.when(&[publish(1, 5), publish(1, 6), deliver(1, 1, 3), deliver(1, 1, 4)]);
     assert!(matches!(&answers[0], Answer::Done(movie) if movie.qty == 8));
     assert_eq!(answers[1], Answer::Conflict);
     assert!(matches!(&answers[2], Answer::Done(movie) if movie.qty == 8));
     assert_eq!(answers[3], Answer::Conflict);
-    assert_eq!(tables.told(), ["MoviePublished", "TicketsAdded"]);
+    assert_eq!(tables.event_types(), ["MoviePublished", "TicketsAdded"]);
 }
 
 #[test]
-fn a_delivery_keeps_within_the_bound() {
+fn a_delivery_may_not_exceed_the_stock_limit() {
     let mut tables = Tables::given(&[publish(1, QTY_MAX - 1)]);
     let answers = tables.when(&[deliver(1, 1, 2), deliver(2, 1, 1), deliver(3, 9, 1)]);
     assert_eq!(answers[0], Answer::TooMany { qty: QTY_MAX - 1 });
@@ -195,7 +195,7 @@ fn an_edit_needs_the_edition_that_stands() {
     assert!(matches!(&answers[2], Answer::Done(movie) if movie.edition == 3 && movie.name == "Newest"));
     assert!(matches!(&answers[3], Answer::Done(movie) if movie.edition == 3), "no change, no event");
     assert_eq!(answers[4], Answer::NoSuchMovie);
-    assert_eq!(tables.told(), ["MoviePublished", "TicketsAllocated", "MovieUpdated", "MovieUpdated"]);
+    assert_eq!(tables.event_types(), ["MoviePublished", "TicketsAllocated", "MovieUpdated", "MovieUpdated"]);
 }
 
 fn any_command() -> impl Strategy<Value = Command> {
@@ -210,18 +210,18 @@ fn any_command() -> impl Strategy<Value = Command> {
     ]
 }
 
-/// Published + added = left + allocated, what is allocated is what the decisions hold, and the chain of
-/// versions and quantities in the log is unbroken.
+/// Checks that published + added = left + allocated, that the decisions add up to the allocated tickets, and that the
+/// chain of versions and quantities in the log is unbroken.
 fn check(tables: &Tables) {
     for movie in tables.state.movies.values() {
-        let held: i64 = tables
+        let decided: i64 = tables
             .state
             .decisions
             .values()
             .filter(|decision| decision.movie_id == movie.id && decision.outcome == Outcome::Allocated)
             .map(|decision| decision.count.get())
             .sum();
-        assert_eq!(movie.allocated, held);
+        assert_eq!(movie.allocated, decided);
         assert_eq!(movie.published + movie.added, movie.qty + movie.allocated);
         assert!(movie.qty >= 0);
         check_chain(&tables.log, movie);
@@ -238,7 +238,7 @@ fn check_chain(log: &[Event], movie: &Movie) {
             Event::TicketsReleased(event) => (event.count.get(), event.version, event.qty),
             Event::TicketsAllocated(event) => (-event.count.get(), event.version, event.qty),
             Event::AllocationRejected(event) => {
-                assert!(event.version.is_none_or(|at| at == version), "decided at what stood");
+                assert!(event.version.is_none_or(|at| at == version), "decided at the present version");
                 continue;
             }
             other => panic!("not a movie's event: {other:?}"),
@@ -267,19 +267,19 @@ proptest! {
     }
 
     #[test]
-    fn how_commands_are_cut_into_batches_makes_no_difference(
+    fn batch_boundaries_make_no_difference(
         commands in prop::collection::vec(any_command(), 1..40),
         size in 1..10_usize,
     ) {
         let mut whole = Tables::default();
         whole.when(&commands);
-        let mut cut = Tables::default();
+        let mut batched = Tables::default();
         for batch in commands.chunks(size) {
-            cut.when(batch);
+            batched.when(batch);
         }
-        prop_assert_eq!(whole.told(), cut.told());
-        prop_assert_eq!(whole.state.movies, cut.state.movies);
-        prop_assert_eq!(whole.state.decisions, cut.state.decisions);
+        prop_assert_eq!(whole.event_types(), batched.event_types());
+        prop_assert_eq!(whole.state.movies, batched.state.movies);
+        prop_assert_eq!(whole.state.decisions, batched.state.decisions);
     }
 
     #[test]
@@ -289,14 +289,14 @@ proptest! {
     ) {
         let mut tables = Tables::default();
         tables.when(&commands);
-        let (told, movies) = (tables.told().len(), tables.state.movies.clone());
-        // Only of reservations that were cancelled: the others' cancellation may be news still.
-        let ended = |id: &ReservationId| tables.state.decisions[id].outcome != Outcome::Allocated;
+        let (events, movies) = (tables.event_types().len(), tables.state.movies.clone());
+        // Only cancellations of reservations that have ended: another one may not be a repeat.
+        let has_ended = |id: &ReservationId| tables.state.decisions[id].outcome != Outcome::Allocated;
         let mut again: Vec<_> = commands
             .into_iter()
             .filter(|command| match command {
                 Command::Allocate { .. } => true,
-                Command::Release { reservation_id, .. } => ended(reservation_id),
+                Command::Release { reservation_id, .. } => has_ended(reservation_id),
                 _ => false,
             })
             .collect();
@@ -304,7 +304,7 @@ proptest! {
             again.reverse();
         }
         tables.when(&again);
-        prop_assert_eq!(tables.told().len(), told);
+        prop_assert_eq!(tables.event_types().len(), events);
         prop_assert_eq!(tables.state.movies, movies);
     }
 }
