@@ -27,8 +27,8 @@ pub struct UnitOfWork {
 }
 
 impl UnitOfWork {
-    /// Executes one call in a transaction of its own, once for its `Idempotency-Key`. `render` makes the response, which
-    /// is stored under the key in the same transaction.
+    /// Executes one call in a transaction of its own, at most once for each `Idempotency-Key`. `render` makes the response,
+    /// which is stored under the key in the same transaction.
     ///
     /// # Errors
     /// The problem with which the call is refused; 503 if the database fails.

@@ -8,7 +8,7 @@
 //! - [`store`]: the SQL.
 //! - [`http`]: the customer's calls. Its `dto` checks the body of a reservation, the count included; its `stream` sends
 //!   live events.
-//! - [`intake`]: places many reservations in one transaction; [`placement`]: decides them, one for each
+//! - [`intake`]: places many reservations in one transaction; [`placement`]: decides them, at most one for each
 //!   `Idempotency-Key`.
 //! - [`admission`]: refuses reservations that could not be decided in time.
 //! - [`events`]: turns movie's answers in the log into commands.

@@ -38,7 +38,7 @@ impl UnitOfWork {
         Ok(writes)
     }
 
-    /// Places reservations in a transaction of their own, one for each `Idempotency-Key`.
+    /// Places reservations in a transaction of their own, at most one for each `Idempotency-Key`.
     ///
     /// # Errors
     /// Nothing was committed, unless the response to the commit was lost.
