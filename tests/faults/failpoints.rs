@@ -13,7 +13,7 @@ use service_kit::messaging::failpoints as kit;
 use sqlx::{Connection, PgConnection};
 use theater_tests::fleet::{Fleet, SERVICES};
 use theater_tests::mail::MailServer;
-use theater_tests::theater::Stage;
+use theater_tests::theater::TheaterConfig;
 use theater_tests::{Environment, Setup, checks, eventually, topics};
 
 use crate::invariants;
@@ -31,7 +31,7 @@ const AT_STARTUP: &[Failpoint] = &[
     kit::MIGRATE_SERVICE,
     kit::CREATE_TOPICS,
     kit::FIRST_POSITIONS,
-    movie::failpoints::COMMIT_FILLED,
+    movie::failpoints::COMMIT_BACKFILL,
 ];
 
 /// The failpoints of each service under load: all of its own, and those of the kit that matter most there. The kit's code
@@ -81,15 +81,15 @@ fn all_failpoints() -> BTreeSet<&'static str> {
 
 pub(crate) async fn a_crash_before_and_after_each(environment: &Environment) -> anyhow::Result<()> {
     let mail = MailServer::start(BINARY).await?;
-    let stage = stage(environment, &mail).await?;
-    let mut tour = Tour { fleet: Fleet::new(BINARY, stage, 1)?, visited: BTreeSet::new(), deaths: 0 };
+    let config = config(environment, &mail).await?;
+    let mut tour = Tour { fleet: Fleet::new(BINARY, config, 1)?, visited: BTreeSet::new(), deaths: 0 };
     tour.first_starts().await?;
     let ledger = SharedLedger::default();
     tour.under_load(&ledger).await?;
     tour.later_starts().await?;
     let Tour { fleet, visited, deaths } = tour;
     invariants::all_hold(&fleet, &ledger.snapshot()).await?;
-    invariants::all_mails_received(&fleet.stage, &mail).await?;
+    invariants::all_mails_received(&fleet.config, &mail).await?;
     fleet.stop().await?;
     let missing: Vec<_> = all_failpoints().difference(&visited).copied().collect();
     ensure!(missing.is_empty(), "no process died at {missing:?}");
@@ -98,20 +98,20 @@ pub(crate) async fn a_crash_before_and_after_each(environment: &Environment) -> 
 }
 
 /// Dead-letter topics with such a small `max.message.bytes` that large dead letters are truncated.
-async fn stage(environment: &Environment, mail: &MailServer) -> anyhow::Result<Stage> {
+async fn config(environment: &Environment, mail: &MailServer) -> anyhow::Result<TheaterConfig> {
     // `group.instance.id`: a restarted process gets its partitions back at once, without waiting for the session time-out
     // of the dead one. `linger.ms`: a record stays in the client for a while, so that a crash between sending and
     // deleting comes before Kafka has the record.
     let settings = |service: &str| format!("--kafka-config=group.instance.id={service},linger.ms=50");
     let mut setup = Setup { deadline_secs: 300, ..Setup::default() };
     setup.settings = SERVICES.map(|service| (service, settings(service))).to_vec();
-    setup.settings.push(("notification", format!("--smtp-url={}", mail.url_of("theater", true))));
-    let stage = Stage::new(environment.bootstrap(), &environment.admin_url(), &setup).await?;
+    setup.settings.push(("notification", format!("--smtp-url={}", mail.url_with_login("theater", true))));
+    let config = TheaterConfig::create(environment.bootstrap(), &environment.admin_url(), &setup).await?;
     for topic in ["reservations.dlq", "movies.dlq"] {
-        let name = format!("{}{topic}", stage.prefix);
-        topics::create(&stage.bootstrap, &name, &[("max.message.bytes", "2000")]).await?;
+        let name = format!("{}{topic}", config.prefix);
+        topics::create(&config.bootstrap, &name, &[("max.message.bytes", "2000")]).await?;
     }
-    Ok(stage)
+    Ok(config)
 }
 
 /// A fleet whose processes die at one failpoint after another.
@@ -126,7 +126,7 @@ type Death = (usize, &'static str);
 
 impl Tour {
     fn member(&self, service: &str) -> usize {
-        self.fleet.of(service)[0]
+        self.fleet.members_of(service)[0]
     }
 
     /// Starts on empty databases: each start gets one failpoint further than the last one.
@@ -139,7 +139,7 @@ impl Tour {
             // The first service creates the topics; all others find them.
             (kit::CREATE_TOPICS, &reservation),
             (kit::FIRST_POSITIONS, &all),
-            (movie::failpoints::COMMIT_FILLED, &movie),
+            (movie::failpoints::COMMIT_BACKFILL, &movie),
         ];
         for (failpoint, members) in starts {
             for point in failpoint.names() {
@@ -151,14 +151,14 @@ impl Tour {
             self.fleet.spawn(index)?;
         }
         for index in 0..self.fleet.members.len() {
-            self.fleet.ready(index).await?;
+            self.fleet.wait_until_ready(index).await?;
         }
         Ok(())
     }
 
     async fn die_at_startup(&mut self, deaths: &[Death]) -> anyhow::Result<()> {
         for (index, point) in deaths {
-            self.fleet.spawn_dying_at(*index, point)?;
+            self.fleet.spawn_crashing_at(*index, point)?;
         }
         self.await_deaths(deaths, |_, _| Ok(())).await
     }
@@ -182,14 +182,14 @@ impl Tour {
     }
 
     async fn round(&mut self, deaths: &[Death], ledger: &SharedLedger) -> anyhow::Result<()> {
-        let load = MixedLoad::new(&self.fleet.api, &self.fleet.stage, ledger).await?;
+        let load = MixedLoad::new(&self.fleet.api, &self.fleet.config, ledger).await?;
         let deaths = async {
             for (index, point) in deaths {
-                self.fleet.die_at(*index, point)?;
+                self.fleet.crash_at(*index, point)?;
             }
             self.await_deaths(deaths, Fleet::spawn).await?;
             for (index, _) in deaths {
-                self.fleet.ready(*index).await?;
+                self.fleet.wait_until_ready(*index).await?;
             }
             load.stop();
             anyhow::Ok(())
@@ -209,7 +209,7 @@ impl Tour {
         eventually("every process dies at its failpoint", VISIT_TIMEOUT, async || {
             let mut next = 0;
             while let Some(&(index, point)) = alive.get(next) {
-                if fleet.has_died_at(index, point)? {
+                if fleet.has_crashed_at(index, point)? {
                     alive.remove(next);
                     then(fleet, index)?;
                 } else {
@@ -229,16 +229,16 @@ impl Tour {
     async fn later_starts(&mut self) -> anyhow::Result<()> {
         let index = self.member("movie");
         self.fleet.kill(index).await;
-        let url = self.fleet.stage.movie_url.clone();
+        let url = self.fleet.config.movie_url.clone();
         let mut database = PgConnection::connect(&url).await?;
         sqlx::query("delete from movie_text").execute(&mut database).await?;
-        for point in movie::failpoints::COMMIT_FILLED.names() {
+        for point in movie::failpoints::COMMIT_BACKFILL.names() {
             self.die_at_startup(&[(index, point)]).await?;
         }
         self.fleet.spawn(index)?;
-        self.fleet.ready(index).await?;
+        self.fleet.wait_until_ready(index).await?;
         eventually("all movies have their search texts", VISIT_TIMEOUT, async || {
-            let missing = checks::count(
+            let missing = checks::count_rows(
                 &url,
                 "select (select count(*) from movie) - (select count(*) from movie_text)",
             );

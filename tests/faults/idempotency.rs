@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use theater_tests::api::Answer;
 use theater_tests::checks::{self, Outcomes};
 use theater_tests::fleet::Fleet;
-use theater_tests::theater::Stage;
+use theater_tests::theater::TheaterConfig;
 use theater_tests::{Api, Environment, Setup, eventually, log};
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
@@ -40,11 +40,11 @@ struct Attempts {
 
 pub(crate) async fn a_key_has_one_effect_despite_crashes(environment: &Environment) -> anyhow::Result<()> {
     let setup = Setup { deadline_secs: 300, ..Setup::default() };
-    let stage = Stage::new(environment.bootstrap(), &environment.admin_url(), &setup).await?;
-    let mut fleet = Fleet::start(env!("CARGO_BIN_EXE_theater-tests"), stage, 2).await?;
+    let config = TheaterConfig::create(environment.bootstrap(), &environment.admin_url(), &setup).await?;
+    let mut fleet = Fleet::start(env!("CARGO_BIN_EXE_theater-tests"), config, 2).await?;
     let movie = fleet.api.publish(i64::try_from(TICKETS)?).await?;
-    let (one, other) = (fleet.of("reservation")[0], fleet.of("reservation")[1]);
-    let gateway = fleet.of("gateway")[0];
+    let (one, other) = (fleet.members_of("reservation")[0], fleet.members_of("reservation")[1]);
+    let gateway = fleet.members_of("gateway")[0];
     let signals = [
         (one, Signal::Kill),
         (other, Signal::Terminate),
@@ -80,9 +80,9 @@ pub(crate) async fn a_key_has_one_effect_despite_crashes(environment: &Environme
     let attempts = *attempts.borrow();
     println!("  {} answers, {} failed attempts", attempts.answered, attempts.failed);
     ensure!(attempts.answered == KEYS * REPEATS && attempts.failed > 0, "no call met a fault: {attempts:?}");
-    checks::at_rest(&fleet.stage, REST).await?;
+    checks::wait_until_at_rest(&fleet.config, REST).await?;
     only_these_reservations(&fleet, movie, &ids).await?;
-    checks::invariants(&fleet.stage, &fleet.api).await?;
+    checks::invariants(&fleet.config, &fleet.api).await?;
     fleet.stop().await
 }
 
@@ -95,7 +95,7 @@ async fn restart(fleet: &mut Fleet, index: usize, signal: Signal) -> anyhow::Res
         }
     }
     fleet.spawn(index)?;
-    fleet.ready(index).await
+    fleet.wait_until_ready(index).await
 }
 
 /// Repeats the call until it is accepted.
@@ -136,14 +136,14 @@ fn one_reservation(answers: &[Answer]) -> anyhow::Result<String> {
 /// The service and the log contain these reservations and no other. In the log each was placed once and has one outcome.
 async fn only_these_reservations(fleet: &Fleet, movie: Uuid, ids: &HashSet<String>) -> anyhow::Result<()> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let rows = fleet.api.all("/reservations").await?;
+    let rows = fleet.api.list_all("/reservations").await?;
     ensure!(rows.len() == KEYS, "{} reservations", rows.len());
     ensure!(rows.iter().map(|row| text(&row["id"])).collect::<HashSet<_>>() == *ids);
     let cancelled = HashMap::from([("OUT_OF_STOCK".to_owned(), KEYS - TICKETS)]);
     let outcomes = checks::outcomes(&fleet.api, movie).await?;
     ensure!(outcomes == Outcomes { confirmed: TICKETS, cancelled, pending: 0 }, "{outcomes:?}");
 
-    let log = log::read(&fleet.stage.bootstrap, &format!("{}reservations", fleet.stage.prefix)).await?;
+    let log = log::read(&fleet.config.bootstrap, &format!("{}reservations", fleet.config.prefix)).await?;
     // Delivery is at least once: a repeated event has the same identity.
     let (mut placed, mut ended) = (HashSet::new(), HashSet::new());
     for entry in &log {

@@ -9,7 +9,7 @@ use sqlx::{Connection, PgConnection};
 use theater_tests::fleet::Fleet;
 use theater_tests::log::{self, Entry};
 use theater_tests::mail::MailServer;
-use theater_tests::theater::Stage;
+use theater_tests::theater::TheaterConfig;
 use theater_tests::{Api, checks, eventually};
 use uuid::Uuid;
 
@@ -20,12 +20,12 @@ use crate::workload::MALFORMED;
 const REST: Duration = Duration::from_secs(60);
 
 /// The mail server has received an e-mail for each row of `email`, and no other. It may have received some twice.
-pub(crate) async fn all_mails_received(stage: &Stage, server: &MailServer) -> anyhow::Result<()> {
-    let mut database = PgConnection::connect(&stage.notification_url).await?;
+pub(crate) async fn all_mails_received(config: &TheaterConfig, server: &MailServer) -> anyhow::Result<()> {
+    let mut database = PgConnection::connect(&config.notification_url).await?;
     let sent: Vec<Uuid> =
         sqlx::query_scalar("select notification_id from email").fetch_all(&mut database).await?;
     let sent: BTreeSet<String> = sent.iter().map(Uuid::to_string).collect();
-    let mails = server.mails()?;
+    let mails = server.received()?;
     let received = mails.iter().filter_map(|mail| Some(mail.id.split_once('@')?.0.to_owned()));
     let received: BTreeSet<String> = received.collect();
     ensure!(!sent.is_empty() && sent == received, "{} sent, {} received", sent.len(), received.len());
@@ -34,13 +34,13 @@ pub(crate) async fn all_mails_received(stage: &Stage, server: &MailServer) -> an
 
 /// Waits until the fleet is at rest, and checks every invariant.
 pub(crate) async fn all_hold(fleet: &Fleet, ledger: &Ledger) -> anyhow::Result<()> {
-    let (stage, api) = (&fleet.stage, &fleet.api);
-    checks::at_rest(stage, REST).await?;
-    checks::invariants(stage, api).await?;
-    let reservations = by_id(api.all("/reservations").await?)?;
+    let (config, api) = (&fleet.config, &fleet.api);
+    checks::wait_until_at_rest(config, REST).await?;
+    checks::invariants(config, api).await?;
+    let reservations = by_id(api.list_all("/reservations").await?)?;
     outcomes_match(&reservations, ledger)?;
     stock_matches(api, &reservations, ledger).await?;
-    let read = async |topic: &str| log::read(&stage.bootstrap, &format!("{}{topic}", stage.prefix)).await;
+    let read = async |topic: &str| log::read(&config.bootstrap, &format!("{}{topic}", config.prefix)).await;
     let (reservation_log, movie_log) = (read("reservations").await?, read("movies").await?);
     events_match_outcomes(&reservation_log, &reservations)?;
     each_event_has_one_identity(&movie_log)?;
@@ -50,7 +50,7 @@ pub(crate) async fn all_hold(fleet: &Fleet, ledger: &Ledger) -> anyhow::Result<(
         &dead_letters,
         ledger,
     )?;
-    all_mails_are_sent(stage).await
+    all_mails_are_sent(config).await
 }
 
 fn by_id(rows: Vec<Value>) -> anyhow::Result<HashMap<Uuid, Value>> {
@@ -94,7 +94,7 @@ async fn stock_matches(
     for row in reservations.values().filter(|row| row["reserveStatus"] == "CONFIRMED") {
         *confirmed.entry(id(&row["movieId"])?).or_default() += row["count"].as_i64().context("count")?;
     }
-    let movies = by_id(api.all("/movies").await?)?;
+    let movies = by_id(api.list_all("/movies").await?)?;
     ensure!(movies.len() == ledger.stock.len(), "{} movies of {}", movies.len(), ledger.stock.len());
     for (id, stock) in &ledger.stock {
         let movie = movies.get(id).with_context(|| format!("{id} was published, and is missing"))?;
@@ -107,7 +107,7 @@ async fn stock_matches(
 
 /// The distinct events of a log, without its malformed records.
 fn distinct_events(log: &[Entry], about: fn(&Value) -> String) -> anyhow::Result<BTreeSet<(String, String)>> {
-    log::happened(log.iter().filter(|entry| !is_malformed(entry)), about)
+    log::distinct_events(log.iter().filter(|entry| !is_malformed(entry)), about)
 }
 
 /// The events of each reservation match its outcome, and each event has one identity.
@@ -208,14 +208,14 @@ fn malformed_are_dead_lettered(
 
 /// Every e-mail is sent. E-mails that a killed process had claimed are due again when their lease expires, so the check
 /// ends all leases now.
-async fn all_mails_are_sent(stage: &Stage) -> anyhow::Result<()> {
-    let mut database = PgConnection::connect(&stage.notification_url).await?;
+async fn all_mails_are_sent(config: &TheaterConfig) -> anyhow::Result<()> {
+    let mut database = PgConnection::connect(&config.notification_url).await?;
     sqlx::query("update email set due_at = clock_timestamp() where state = 'PENDING'")
         .execute(&mut database)
         .await?;
     eventually("every e-mail is sent", REST, async || {
         let waiting =
-            checks::count(&stage.notification_url, "select count(*) from email where state <> 'SENT'");
+            checks::count_rows(&config.notification_url, "select count(*) from email where state <> 'SENT'");
         let waiting = waiting.await?;
         ensure!(waiting == 0, "{waiting} are not");
         Ok(())

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use sqlx::{Connection, PgConnection};
 use theater_tests::fleet::{Fleet, SERVICES};
-use theater_tests::theater::Stage;
+use theater_tests::theater::TheaterConfig;
 use theater_tests::{Environment, Setup, eventually};
 
 use crate::workload::TicketRush;
@@ -17,8 +17,8 @@ const FROZEN: Duration = Duration::from_secs(10);
 
 async fn fleet(environment: &Environment, replicas: usize) -> anyhow::Result<Fleet> {
     let setup = Setup { deadline_secs: 300, ..Setup::default() };
-    let stage = Stage::new(environment.bootstrap(), &environment.admin_url(), &setup).await?;
-    Fleet::start(BINARY, stage, replicas).await
+    let config = TheaterConfig::create(environment.bootstrap(), &environment.admin_url(), &setup).await?;
+    Fleet::start(BINARY, config, replicas).await
 }
 
 /// `kill -9` to each process in turn, under load. It is started again at once.
@@ -32,7 +32,7 @@ pub(crate) async fn each_killed_once(environment: &Environment) -> anyhow::Resul
         fleet.spawn(index)?;
     }
     for index in 0..members {
-        fleet.ready(index).await?;
+        fleet.wait_until_ready(index).await?;
     }
     rush.finish(&fleet).await?;
     fleet.stop().await
@@ -63,7 +63,7 @@ pub(crate) async fn frozen_owners_of_partitions_and_shards(environment: &Environ
 /// The process whose session holds the advisory lock of a service's first shard. The session's application name contains
 /// its process id.
 async fn relay_owner(fleet: &Fleet, service: &str) -> anyhow::Result<usize> {
-    let mut connection = PgConnection::connect(fleet.stage.database_url(service)).await?;
+    let mut connection = PgConnection::connect(fleet.config.database_url(service)).await?;
     let name: Option<String> = sqlx::query_scalar(
         "select application_name from pg_locks join pg_stat_activity using (pid)
          where locktype = 'advisory' and granted and objid = 0 and objsubid = 2 and pg_locks.database =
@@ -74,7 +74,7 @@ async fn relay_owner(fleet: &Fleet, service: &str) -> anyhow::Result<usize> {
     let name = name.context("no session owns the shard")?;
     let owner = |index: &usize| fleet.pid(*index).is_some_and(|pid| name.contains(&format!(" {pid} ")));
     fleet
-        .of(service)
+        .members_of(service)
         .into_iter()
         .find(owner)
         .with_context(|| format!("its owner is none of the fleet: {name}"))
@@ -83,7 +83,7 @@ async fn relay_owner(fleet: &Fleet, service: &str) -> anyhow::Result<usize> {
 /// Under load, a replica of each service joins, and later the other replica leaves.
 pub(crate) async fn replicas_join_and_leave(environment: &Environment) -> anyhow::Result<()> {
     let mut fleet = fleet(environment, 2).await?;
-    let first: Vec<_> = SERVICES.iter().map(|service| fleet.of(service)[0]).collect();
+    let first: Vec<_> = SERVICES.iter().map(|service| fleet.members_of(service)[0]).collect();
     // The gateway knows their addresses, but they don't run.
     for index in &first {
         fleet.kill(*index).await;
@@ -92,11 +92,11 @@ pub(crate) async fn replicas_join_and_leave(environment: &Environment) -> anyhow
     rush.wait_for_answers(200).await?;
     for index in &first {
         fleet.spawn(*index)?;
-        fleet.ready(*index).await?;
+        fleet.wait_until_ready(*index).await?;
     }
     rush.wait_for_answers(500).await?;
     for service in SERVICES {
-        let second = fleet.of(service)[1];
+        let second = fleet.members_of(service)[1];
         let status = fleet.terminate(second).await?;
         ensure!(status.success(), "{service} ended with {status}");
     }
@@ -114,7 +114,7 @@ pub(crate) async fn each_terminated_under_load(environment: &Environment) -> any
         let status = fleet.terminate(index).await?;
         ensure!(status.success(), "{} ended with {status}", fleet.members[index].service);
         fleet.spawn(index)?;
-        fleet.ready(index).await?;
+        fleet.wait_until_ready(index).await?;
     }
     rush.finish(&fleet).await?;
     fleet.stop().await

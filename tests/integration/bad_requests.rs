@@ -1,11 +1,14 @@
-//! Whatever a client sends: the contract's problem, which names the field and the bound; never a 5xx, never
-//! a panic, and nothing of it stays. Each through the gateway, and at each service itself.
+//! Invalid requests. Each is refused with a problem as in the contract, which names the field and its bound. No request
+//! causes a 5xx or a panic, and a refused one has no effect. Each is sent to the gateway and to the services themselves.
 //!
-//! The services are processes here, so that their logs are read for panics at the end.
+//! The services run as processes here, because the end of the test searches their logs for panics.
+//!
+//! - [`bodies`], [`queries`]: invalid JSON bodies; invalid paths, queries and methods.
+//! - [`malformed_http`]: invalid HTTP, sent by a raw TCP [`socket`].
 
 mod bodies;
+mod malformed_http;
 mod queries;
-mod shapes;
 pub(crate) mod socket;
 
 use std::time::Duration;
@@ -13,7 +16,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use futures_util::future::join_all;
 use theater_tests::fleet::Fleet;
-use theater_tests::theater::Stage;
+use theater_tests::theater::TheaterConfig;
 use theater_tests::{Api, Environment, Setup, checks, eventually};
 
 use crate::calls::Call;
@@ -21,7 +24,9 @@ use crate::prometheus;
 
 const SOON: Duration = Duration::from_secs(20);
 
-pub(crate) async fn fields_are_named_with_their_bounds(environment: &Environment) -> anyhow::Result<()> {
+pub(crate) async fn invalid_fields_are_named_with_their_bounds(
+    environment: &Environment,
+) -> anyhow::Result<()> {
     let fleet = start(environment).await?;
     let movie = fleet.api.publish(1_000).await?;
     let calls = [
@@ -36,38 +41,40 @@ pub(crate) async fn fields_are_named_with_their_bounds(environment: &Environment
     ]
     .concat();
     let entrances = entrances(&fleet)?;
-    let mut wrong = Vec::new();
+    let mut failures = Vec::new();
     for call in calls.iter().chain(&queries::methods(movie)) {
         let owner = owner(call.path());
         for (name, api) in &entrances {
             if *name == "gateway" || *name == owner {
-                wrong.extend(call.play(api).await.err());
+                failures.extend(call.play(api).await.err());
             }
         }
     }
     for (_, api) in &entrances {
         for call in queries::routes() {
-            wrong.extend(call.play(api).await.err());
+            failures.extend(call.play(api).await.err());
         }
     }
-    let wrong: Vec<_> = wrong.iter().map(|error| format!("{error:#}")).collect();
-    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-    plays_on(fleet).await
+    let failures: Vec<_> = failures.iter().map(|error| format!("{error:#}")).collect();
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    expect_healthy(fleet).await
 }
 
-pub(crate) async fn bytes_that_are_no_request_are_refused(environment: &Environment) -> anyhow::Result<()> {
+pub(crate) async fn malformed_http_is_refused(environment: &Environment) -> anyhow::Result<()> {
     let fleet = start(environment).await?;
-    let servers = fleet.members.iter().map(|member| shapes::refused(member.service, member.port));
-    let wrong: Vec<_> = join_all(servers).await.into_iter().filter_map(Result::err).collect();
-    let wrong: Vec<_> = wrong.iter().map(|error| format!("{error:#}")).collect();
-    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-    shapes::nothing_was_smuggled(&fleet.api).await?;
-    plays_on(fleet).await
+    let refusals =
+        fleet.members.iter().map(|member| malformed_http::all_are_refused(member.service, member.port));
+    let failures: Vec<_> = join_all(refusals).await.into_iter().filter_map(Result::err).collect();
+    let failures: Vec<_> = failures.iter().map(|error| format!("{error:#}")).collect();
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    malformed_http::nothing_was_smuggled(&fleet.api).await?;
+    expect_healthy(fleet).await
 }
 
 async fn start(environment: &Environment) -> anyhow::Result<Fleet> {
-    let stage = Stage::new(environment.bootstrap(), &environment.admin_url(), &Setup::default()).await?;
-    Fleet::start(env!("CARGO_BIN_EXE_theater-tests"), stage, 1).await
+    let config =
+        TheaterConfig::create(environment.bootstrap(), &environment.admin_url(), &Setup::default()).await?;
+    Fleet::start(env!("CARGO_BIN_EXE_theater-tests"), config, 1).await
 }
 
 fn entrances(fleet: &Fleet) -> anyhow::Result<Vec<(&'static str, Api)>> {
@@ -78,7 +85,7 @@ fn entrances(fleet: &Fleet) -> anyhow::Result<Vec<(&'static str, Api)>> {
         .collect()
 }
 
-/// Whose path it is.
+/// The service that handles a path.
 fn owner(path: &str) -> &'static str {
     match path.split(['/', '?']).nth(1) {
         Some("movies") => "movie",
@@ -89,8 +96,8 @@ fn owner(path: &str) -> &'static str {
     }
 }
 
-/// No answer was a 5xx, the theater still plays, every process ends well, and none has panicked.
-async fn plays_on(fleet: Fleet) -> anyhow::Result<()> {
+/// No response was a 5xx, the saga still works, every process exits with success, and none has panicked.
+async fn expect_healthy(fleet: Fleet) -> anyhow::Result<()> {
     let movie = fleet.api.publish(1).await?;
     let id = fleet.api.reserve(movie, 1).await?;
     eventually("a reservation is confirmed", SOON, async || {
@@ -99,8 +106,8 @@ async fn plays_on(fleet: Fleet) -> anyhow::Result<()> {
         Ok(())
     })
     .await?;
-    checks::at_rest(&fleet.stage, SOON).await?;
-    checks::invariants(&fleet.stage, &fleet.api).await?;
+    checks::wait_until_at_rest(&fleet.config, SOON).await?;
+    checks::invariants(&fleet.config, &fleet.api).await?;
     for (name, api) in entrances(&fleet)? {
         let metrics = prometheus::parse(&Call::get("/metrics", 200).play(&api).await?.text)?;
         for sample in metrics.samples("http_server_request_duration_seconds_count") {

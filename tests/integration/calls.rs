@@ -1,5 +1,5 @@
-//! Calls in tables: what is sent, and what must come back. Every error, whoever expects it, must be the
-//! contract's problem.
+//! HTTP calls with the response that must come back, for tables. Every error response, in every test, must be a problem
+//! as in the contract.
 
 use anyhow::{Context, ensure};
 use reqwest::{Method, RequestBuilder};
@@ -7,13 +7,13 @@ use serde_json::Value;
 use theater_tests::Api;
 use theater_tests::api::Answer;
 
-/// What every error answer is.
+/// The media type of every error response.
 pub(crate) const PROBLEM: &str = "application/problem+json";
 
-/// How much of a body an error message shows.
-const SHOWN: usize = 200;
+/// How many characters of a body a failure message shows.
+const SHOWN_CHARS: usize = 200;
 
-/// One call.
+/// A request and its expected response.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     method: Method,
@@ -21,24 +21,24 @@ pub(crate) struct Call {
     headers: Vec<(&'static str, Vec<u8>)>,
     body: Option<Vec<u8>>,
     status: u16,
-    answers: Expected,
+    expected: Expected,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Expected {
     body: Option<Value>,
     headers: Vec<(&'static str, String)>,
-    /// Each field that must be named, and how its detail ends.
+    /// The pointer of each error, and the end of its detail.
     errors: Vec<(String, String)>,
-    /// A part of the problem's detail.
+    /// A part of the problem's own detail.
     detail: Option<String>,
 }
 
 impl Call {
-    /// A call that must be answered with `status`.
+    /// A call that must be answered with this status.
     pub(crate) fn new(method: Method, path: impl Into<String>, status: u16) -> Self {
-        let (headers, answers) = (Vec::new(), Expected::default());
-        Self { method, path: path.into(), headers, body: None, status, answers }
+        let (headers, expected) = (Vec::new(), Expected::default());
+        Self { method, path: path.into(), headers, body: None, status, expected }
     }
 
     pub(crate) fn get(path: impl Into<String>, status: u16) -> Self {
@@ -58,7 +58,7 @@ impl Call {
     }
 
     pub(crate) fn json(self, body: &Value) -> Self {
-        self.bytes(body.to_string()).with("content-type", "application/json")
+        self.bytes(body.to_string()).send_header("content-type", "application/json")
     }
 
     pub(crate) fn bytes(mut self, body: impl Into<Vec<u8>>) -> Self {
@@ -66,30 +66,30 @@ impl Call {
         self
     }
 
-    pub(crate) fn with(mut self, name: &'static str, value: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn send_header(mut self, name: &'static str, value: impl Into<Vec<u8>>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
 
-    /// The whole body: no field more, none less.
-    pub(crate) fn shows(mut self, body: Value) -> Self {
-        self.answers.body = Some(body);
+    /// The whole body, with no other field.
+    pub(crate) fn expect_body(mut self, body: Value) -> Self {
+        self.expected.body = Some(body);
         self
     }
 
-    pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.answers.headers.push((name, value.into()));
+    pub(crate) fn expect_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.expected.headers.push((name, value.into()));
         self
     }
 
-    /// A field that the problem names, and how it ends to say what it must be. All of them, in order.
-    pub(crate) fn names(mut self, pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        self.answers.errors.push((pointer.into(), detail.into()));
+    /// One of the problem's `errors`: its pointer, and the end of its detail. They are expected all, in this order.
+    pub(crate) fn expect_error(mut self, pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        self.expected.errors.push((pointer.into(), detail.into()));
         self
     }
 
-    pub(crate) fn says(mut self, part: impl Into<String>) -> Self {
-        self.answers.detail = Some(part.into());
+    pub(crate) fn expect_detail(mut self, part: impl Into<String>) -> Self {
+        self.expected.detail = Some(part.into());
         self
     }
 
@@ -99,12 +99,12 @@ impl Call {
 
     fn name(&self) -> String {
         let body = self.body.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
-        let body: String = body.chars().take(SHOWN).collect();
-        let path: String = self.path.chars().take(SHOWN).collect();
+        let body: String = body.chars().take(SHOWN_CHARS).collect();
+        let path: String = self.path.chars().take(SHOWN_CHARS).collect();
         format!("{} {path} {body}", self.method)
     }
 
-    /// The request alone.
+    /// The request, without checks of its response.
     pub(crate) fn request(&self, api: &Api) -> RequestBuilder {
         let mut request = api.request(self.method.clone(), &self.path);
         for (name, value) in &self.headers {
@@ -116,29 +116,29 @@ impl Call {
         }
     }
 
-    /// Makes the call, and compares.
+    /// Makes the call and compares its response.
     ///
     /// # Errors
-    /// A connection that was cut, or another answer than the expected one.
+    /// If the connection is cut, or the response is not the expected one.
     pub(crate) async fn play(&self, api: &Api) -> anyhow::Result<Answer> {
         let request = self.request(api);
         let name = self.name();
         let answer = Api::send(request).await.with_context(|| name.clone())?;
-        let shown: String = answer.text.chars().take(4 * SHOWN).collect();
+        let shown: String = answer.text.chars().take(4 * SHOWN_CHARS).collect();
         self.compare(&answer)
             .with_context(|| format!("{name} at {}: {}: {shown}", api.url, answer.status))?;
         Ok(answer)
     }
 
     fn compare(&self, answer: &Answer) -> anyhow::Result<()> {
-        let Expected { body, headers, errors, detail } = &self.answers;
+        let Expected { body, headers, errors, detail } = &self.expected;
         ensure!(answer.status == self.status, "the status is not {}", self.status);
         for (name, value) in headers {
             let found = answer.header(name);
             ensure!(found == Some(value), "{name} is {found:?}, not {value}");
         }
         ensure!(answer.header("x-request-id").is_some_and(|id| !id.is_empty()), "no request id");
-        // A HEAD's answer has none.
+        // The response to HEAD has no body.
         if self.status >= 400 && self.method != Method::HEAD {
             let media_type = answer.header("content-type");
             ensure!(media_type == Some(PROBLEM), "the media type is {media_type:?}");
@@ -150,10 +150,10 @@ impl Call {
                     .zip(errors)
                     .all(|((at, what), (pointer, end))| at == pointer && what.ends_with(end));
             ensure!(all, "it names {named:?}, not {errors:?}");
-            // Who reads no `errors` reads the field and the bound all the same.
+            // A client that ignores `errors` finds the field and the bound in the detail.
             for (pointer, detail) in named {
-                let told = problem.detail.contains(pointer) && problem.detail.contains(detail);
-                ensure!(told, "the detail leaves out {pointer}");
+                let included = problem.detail.contains(pointer) && problem.detail.contains(detail);
+                ensure!(included, "the detail leaves out {pointer}");
             }
             if let Some(part) = detail {
                 ensure!(problem.detail.contains(part), "the detail doesn't say {part:?}");
@@ -167,7 +167,7 @@ impl Call {
     }
 }
 
-/// Makes the calls one after the other.
+/// Makes the calls one after another.
 ///
 /// # Errors
 /// As [`Call::play`].
@@ -178,17 +178,17 @@ pub(crate) async fn play(api: &Api, calls: impl IntoIterator<Item = Call>) -> an
     Ok(())
 }
 
-/// A problem's telling parts.
+/// The parts of a problem that differ between calls.
 #[derive(Debug)]
 pub(crate) struct Problem {
     pub(crate) detail: String,
     pub(crate) errors: Vec<(String, String)>,
 }
 
-/// Reads an RFC 9457 problem, which must have the contract's fields only, and tell the status as HTTP does.
+/// Parses an RFC 9457 problem. It may have only the fields of the contract, and its status must be the one of HTTP.
 ///
 /// # Errors
-/// What is wrong with it.
+/// If it is not such a problem.
 pub(crate) fn problem(status: u16, text: &str) -> anyhow::Result<Problem> {
     let body: Value = serde_json::from_str(text).context("the problem is not JSON")?;
     let fields = body.as_object().context("the problem is no object")?;

@@ -1,9 +1,9 @@
-//! What is found in the catalogue, and in which order it is shown.
+//! The catalogue of movies: full-text search, filters, order, and the indexes that they need.
 
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use movie::search::{Listing, Query, SIMILAR, Sort};
+use movie::search::{ListQuery, SIMILARITY_THRESHOLD, Sort, TextQuery};
 use movie::store::catalogue;
 use reqwest::Method;
 use serde_json::json;
@@ -15,8 +15,8 @@ use crate::calls::{Call, play};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Twenty thousand movies are described within.
-const MADE_UP_FOR: Duration = Duration::from_secs(120);
+/// Within this time the search texts of twenty thousand movies are written.
+const BACKFILL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Names, tickets left, and descriptions.
 const MOVIES: [(&str, i64, &str); 12] = [
@@ -34,16 +34,16 @@ const MOVIES: [(&str, i64, &str); 12] = [
     ("Ødipus Æther", 2, "e\u{301}tude"),
 ];
 
-/// What is asked, and the names that are found, the newest first.
+/// Search texts, and the names of the movies found, the newest first.
 const SEARCHES: [(&str, &[&str]); 40] = [
-    // A word's beginning, in the name or the description, in any case.
+    // The beginning of a word in the name or the description, in upper or lower case.
     ("lala", &["LALALand"]),
     ("LALALAND", &["LALALand"]),
     ("pian", &["LALALand"]),
     ("montmartre", &["Amélie"]),
     ("martre", &[]),
     ("9000", &["2001: A Space Odyssey"]),
-    // Without accents, on both sides, however they are written.
+    // Accents are ignored in text and query, composed or decomposed.
     ("amelie", &["amelie", "Amélie"]),
     ("AMÉLIE", &["amelie", "Amélie"]),
     ("ame\u{301}lie", &["amelie", "Amélie"]),
@@ -54,25 +54,25 @@ const SEARCHES: [(&str, &[&str]); 40] = [
     ("Zampano", &["Die Straße"]),
     ("mörder", &["M - Eine Stadt sucht einen Mörder"]),
     ("odipus aether", &["Ødipus Æther"]),
-    // In other scripts, and without them.
+    // Other scripts, also transliterated.
     ("Спутник", &["Спутник"]),
     ("СПУТ", &["Спутник"]),
     ("sputnik", &["Спутник"]),
     ("天空", &["天空の城ラピュタ"]),
-    // With a typing error, in the name only.
+    // Typing errors are tolerated in names only.
     ("lalland", &["LALALand"]),
     ("lalaladn", &["LALALand"]),
     ("amlie", &["amelie", "Amélie"]),
     ("spiderman", &["Spider-Man"]),
     ("oddysey", &["2001: A Space Odyssey"]),
     ("montmarte", &[]),
-    // Every word must be there, in whatever order; the same one twice is one.
+    // Every word must occur, in any order; a repeated word counts once.
     ("space 2001", &["2001: A Space Odyssey"]),
     ("space space odyssey", &["2001: A Space Odyssey"]),
     ("space montmartre", &[]),
     ("love lalland", &["LALALand"]),
     ("a", &["Ødipus Æther", "amelie", "???", "2001: A Space Odyssey", "Amélie", "LALALand"]),
-    // What is not a word finds nothing, and what looks like an operator is none.
+    // Text without words finds nothing, and there are no operators.
     ("?!… —", &[]),
     ("???", &[]),
     (" ", &[]),
@@ -84,7 +84,7 @@ const SEARCHES: [(&str, &[&str]); 40] = [
     ("love) or true --", &[]),
 ];
 
-pub(crate) async fn movies_are_found(environment: &Environment) -> anyhow::Result<()> {
+pub(crate) async fn movies_are_found_by_text(environment: &Environment) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
     let api = &theater.api;
     publish_all(api).await?;
@@ -97,11 +97,11 @@ pub(crate) async fn movies_are_found(environment: &Environment) -> anyhow::Resul
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
 
-    // An edit counts at once, and what was is forgotten.
+    // After an edit only the new texts are found.
     let id = api.publish(1).await?;
     let path = format!("/movies/{id}");
     let edited = json!({"movieName": "Whiplash", "description": "drums"});
-    Call::patch(&path, &edited, 200).with("if-match", "*").play(api).await?;
+    Call::patch(&path, &edited, 200).send_header("if-match", "*").play(api).await?;
     for (text, names) in
         [("whiplash", vec!["Whiplash"]), ("drum", vec!["Whiplash"]), ("lala", vec!["LALALand"])]
     {
@@ -111,93 +111,93 @@ pub(crate) async fn movies_are_found(environment: &Environment) -> anyhow::Resul
     theater.stop().await
 }
 
-/// A query's names and values.
+/// Names and values of query parameters.
 type Parameters<'a> = &'a [(&'a str, &'a str)];
 
-pub(crate) async fn movies_are_sorted_and_chosen(environment: &Environment) -> anyhow::Result<()> {
+pub(crate) async fn movies_are_sorted_and_filtered(environment: &Environment) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
     let api = &theater.api;
     publish_all(api).await?;
-    let named = |indices: &[usize]| indices.iter().map(|index| MOVIES[*index].0).collect::<Vec<_>>();
+    let names_of = |indices: &[usize]| indices.iter().map(|index| MOVIES[*index].0).collect::<Vec<_>>();
     let cases: [(Parameters<'_>, Vec<&str>); 13] = [
-        (&[], named(&[11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0])),
-        (&[("sort", "newest")], named(&[11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0])),
-        (&[("sort", "relevance")], named(&[11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0])),
-        (&[("sort", "name")], named(&[8, 6, 1, 9, 2, 0, 7, 11, 5, 3, 10, 4])),
-        (&[("sort", "qty")], named(&[10, 0, 6, 5, 4, 9, 1, 3, 11, 7, 8, 2])),
-        (&[("minQty", "50")], named(&[10, 6, 5, 0])),
-        (&[("minQty", "51"), ("sort", "name")], named(&[0, 10])),
-        (&[("minQty", "1000000")], named(&[10])),
-        (&[("minQty", "0"), ("sort", "qty"), ("q", "amelie")], named(&[9, 1])),
-        (&[("minQty", "8"), ("q", "amelie")], named(&[9])),
-        (&[("sort", "name"), ("q", "land")], named(&[2, 0])),
-        (&[("sort", "relevance"), ("q", "land")], named(&[0, 2])),
-        (&[("sort", "relevance"), ("q", "the")], named(&[10, 4])),
+        (&[], names_of(&[11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0])),
+        (&[("sort", "newest")], names_of(&[11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0])),
+        (&[("sort", "relevance")], names_of(&[11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0])),
+        (&[("sort", "name")], names_of(&[8, 6, 1, 9, 2, 0, 7, 11, 5, 3, 10, 4])),
+        (&[("sort", "qty")], names_of(&[10, 0, 6, 5, 4, 9, 1, 3, 11, 7, 8, 2])),
+        (&[("minQty", "50")], names_of(&[10, 6, 5, 0])),
+        (&[("minQty", "51"), ("sort", "name")], names_of(&[0, 10])),
+        (&[("minQty", "1000000")], names_of(&[10])),
+        (&[("minQty", "0"), ("sort", "qty"), ("q", "amelie")], names_of(&[9, 1])),
+        (&[("minQty", "8"), ("q", "amelie")], names_of(&[9])),
+        (&[("sort", "name"), ("q", "land")], names_of(&[2, 0])),
+        (&[("sort", "relevance"), ("q", "land")], names_of(&[0, 2])),
+        (&[("sort", "relevance"), ("q", "the")], names_of(&[10, 4])),
     ];
     for (parameters, names) in cases {
         let found = search(api, parameters).await?;
         ensure!(found == names, "{parameters:?}: {found:?}, not {names:?}");
     }
-    play(api, refused(api).await?).await?;
+    play(api, refused_queries(api).await?).await?;
     theater.stop().await
 }
 
-/// What is no listing, and cursors of other ones.
-async fn refused(api: &Api) -> anyhow::Result<Vec<Call>> {
+/// Invalid queries, and cursors of other queries.
+async fn refused_queries(api: &Api) -> anyhow::Result<Vec<Call>> {
     let choices = "must be newest, name, qty or relevance";
     let long = "%F0%9F%8E%AC".repeat(201);
     let mut calls = vec![
-        Call::get("/movies?q=", 422).names("/q", "must have between 1 and 200 characters"),
-        Call::get(format!("/movies?q={long}"), 422).names("/q", "must have between 1 and 200 characters"),
-        Call::get("/movies?q=a%00b", 400).names("/q", "must not contain NUL"),
-        Call::get("/movies?minQty=-1", 422).names("/minQty", "must be between 0 and 1000000"),
-        Call::get("/movies?minQty=1000001", 422).names("/minQty", "must be between 0 and 1000000"),
-        Call::get("/movies?minQty=few", 400).names("/minQty", "expected a whole number"),
-        Call::get("/movies?sort=", 400).names("/sort", choices),
-        Call::get("/movies?sort=Name", 400).names("/sort", choices),
-        Call::get("/movies?sort=relevance,name", 400).names("/sort", choices),
-        Call::get("/movies?minqty=1", 400).names("/minqty", "q, minQty, sort, cursor, limit"),
+        Call::get("/movies?q=", 422).expect_error("/q", "must have between 1 and 200 characters"),
+        Call::get(format!("/movies?q={long}"), 422)
+            .expect_error("/q", "must have between 1 and 200 characters"),
+        Call::get("/movies?q=a%00b", 400).expect_error("/q", "must not contain NUL"),
+        Call::get("/movies?minQty=-1", 422).expect_error("/minQty", "must be between 0 and 1000000"),
+        Call::get("/movies?minQty=1000001", 422).expect_error("/minQty", "must be between 0 and 1000000"),
+        Call::get("/movies?minQty=few", 400).expect_error("/minQty", "expected a whole number"),
+        Call::get("/movies?sort=", 400).expect_error("/sort", choices),
+        Call::get("/movies?sort=Name", 400).expect_error("/sort", choices),
+        Call::get("/movies?sort=relevance,name", 400).expect_error("/sort", choices),
+        Call::get("/movies?minqty=1", 400).expect_error("/minqty", "q, minQty, sort, cursor, limit"),
     ];
-    let ways =
+    let queries =
         ["", "sort=name", "sort=qty", "minQty=1", "q=a", "q=a&sort=relevance", "q=a&sort=qty&minQty=1"];
-    for from in ways {
+    for from in queries {
         let page = Call::get(format!("/movies?limit=1&{from}"), 200).play(api).await?.json()?;
         let cursor = page["next"].as_str().context("no cursor")?;
-        for to in ways {
+        for to in queries {
             let target = format!("/movies?{to}&cursor={cursor}");
             calls.push(match from == to {
                 true => Call::get(target, 200),
-                false => {
-                    Call::get(target, 400).names("/cursor", "must be a cursor that this collection gave out")
-                }
+                false => Call::get(target, 400)
+                    .expect_error("/cursor", "must be a cursor that this collection gave out"),
             });
         }
     }
     Ok(calls)
 }
 
-/// Texts that are as long as they may be, and fit neither a lexeme nor an index entry as they are.
-pub(crate) async fn the_longest_texts_are_taken(environment: &Environment) -> anyhow::Result<()> {
+/// Texts of the maximal length, which exceed the limits of PostgreSQL's lexemes and index entries.
+pub(crate) async fn the_longest_texts_are_accepted(environment: &Environment) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
     let api = &theater.api;
-    // Of four bytes each, all of them different; and those that become the longest words.
-    let signs = |from: u32, count: usize| -> String {
+    // Distinct characters of up to four bytes. Further below: characters that fold into the longest words.
+    let characters = |from: u32, count: usize| -> String {
         (from..).filter_map(char::from_u32).filter(|c| c.is_alphabetic()).take(count).collect()
     };
     let spaced = |text: &str| text.chars().flat_map(|c| [c, ' ']).take(4_000).collect::<String>();
     let emoji: String = ('\u{1f300}'..'\u{1f5ff}').cycle().take(4_000).collect();
     let names = [
         "x".repeat(200),
-        signs(0x2_0000, 200),
+        characters(0x2_0000, 200),
         emoji.chars().take(200).collect(),
         "\u{fdfd}".repeat(200),
-        spaced(&signs(0x1_0000, 100)),
+        spaced(&characters(0x1_0000, 100)),
     ];
     let descriptions = [
         "x".repeat(4_000),
-        signs(0x2_0000, 4_000),
-        signs(0x4e00, 4_000),
-        spaced(&signs(0x2_0000, 2_000)),
+        characters(0x2_0000, 4_000),
+        characters(0x4e00, 4_000),
+        spaced(&characters(0x2_0000, 2_000)),
         emoji,
         "\u{fdfd}".repeat(4_000),
         "\u{301}".repeat(4_000),
@@ -211,10 +211,13 @@ pub(crate) async fn the_longest_texts_are_taken(environment: &Environment) -> an
         ensure!(shown["movieName"] == *name && shown["description"] == *description);
         let path = format!("/movies/{}", shown["id"].as_str().context("id")?);
         for name in ["y", &name] {
-            Call::patch(&path, &json!({"movieName": name}), 200).with("if-match", "*").play(api).await?;
+            Call::patch(&path, &json!({"movieName": name}), 200)
+                .send_header("if-match", "*")
+                .play(api)
+                .await?;
         }
     }
-    let all = api.all("/movies?sort=name").await?.len();
+    let all = api.list_all("/movies?sort=name").await?.len();
     ensure!(all == descriptions.len(), "{all} movies are in the order of names");
     for text in names.iter().chain(&descriptions) {
         let q: String = text.chars().take(200).collect();
@@ -227,17 +230,17 @@ pub(crate) async fn the_longest_texts_are_taken(environment: &Environment) -> an
     theater.stop().await
 }
 
-/// A sale writes the movie's row where it stands: no index and no text is written with it.
-pub(crate) async fn sales_leave_the_texts_alone(environment: &Environment) -> anyhow::Result<()> {
+/// A sale updates only the movie's row (heap-only): no index and no search text is written.
+pub(crate) async fn sales_write_no_search_text(environment: &Environment) -> anyhow::Result<()> {
     let mut theater = Theater::start(environment, Setup::default()).await?;
     let movie = theater.api.publish(1_000).await?;
     for _ in 0..20 {
         theater.api.reserve(movie, 1).await?;
     }
-    checks::at_rest(&theater.stage, SOON).await?;
-    // Sessions that end tell what they have counted.
+    checks::wait_until_at_rest(&theater.config, SOON).await?;
+    // A session reports its statistics when it ends.
     theater.stop_service("movie").await?;
-    let mut database = PgConnection::connect(theater.stage.database_url("movie")).await?;
+    let mut database = PgConnection::connect(theater.config.database_url("movie")).await?;
     eventually("sales are counted", SOON, async || {
         let row = sqlx::query(
             "select n_tup_upd, n_tup_hot_upd,
@@ -256,11 +259,13 @@ pub(crate) async fn sales_leave_the_texts_alone(environment: &Environment) -> an
     theater.stop().await
 }
 
-/// Movies of a replica that knows no texts are found soon, and by an index.
-pub(crate) async fn texts_are_made_up_for_and_indexed(environment: &Environment) -> anyhow::Result<()> {
+/// Movies written by a replica of a release without search texts are found soon, and through an index.
+pub(crate) async fn missing_search_texts_are_backfilled_and_indexed(
+    environment: &Environment,
+) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
     let edited = theater.api.publish(1).await?;
-    let mut database = PgConnection::connect(theater.stage.database_url("movie")).await?;
+    let mut database = PgConnection::connect(theater.config.database_url("movie")).await?;
     sqlx::query(
         "insert into movie (id, name, description, published_name, published_description, published, added,
                             allocated, qty, version, edition)
@@ -281,7 +286,7 @@ pub(crate) async fn texts_are_made_up_for_and_indexed(environment: &Environment)
         ("whiplash", vec!["Whiplash"]),
         ("lalaland", vec![]),
     ] {
-        eventually(text, MADE_UP_FOR, async || {
+        eventually(text, BACKFILL_TIMEOUT, async || {
             let found = search(api, &[("q", text), ("limit", "3")]).await?;
             ensure!(found == names, "{text}: {found:?}");
             Ok(())
@@ -290,7 +295,7 @@ pub(crate) async fn texts_are_made_up_for_and_indexed(environment: &Environment)
     }
 
     sqlx::raw_sql("analyze").execute(&mut database).await?;
-    let (name, value) = SIMILAR;
+    let (name, value) = SIMILARITY_THRESHOLD;
     sqlx::query("select set_config($1, $2, false)").bind(name).bind(value).execute(&mut database).await?;
     for text in ["whiplash", "whplash", "ab 12345", "epizode 12345", "counterrevolution"] {
         for sort in Sort::ALL {
@@ -306,10 +311,10 @@ pub(crate) async fn texts_are_made_up_for_and_indexed(environment: &Environment)
     theater.stop().await
 }
 
-/// How the database does what the service asks.
+/// The execution plan of the service's query.
 async fn plan(database: &mut PgConnection, q: Option<&str>, sort: Sort) -> anyhow::Result<String> {
-    let listing = Listing { query: q.map(Query::new), min_qty: 0, sort };
-    let mut statement = catalogue::statement(&listing, None, 51).context("nothing is asked")?;
+    let query = ListQuery { text: q.map(TextQuery::new), min_qty: 0, sort };
+    let mut statement = catalogue::statement(&query, None, 51).context("no statement")?;
     let mut query = statement.build();
     let arguments = query.take_arguments().map_err(anyhow::Error::from_boxed)?.context("no arguments")?;
     let explain = format!("explain {}", query.sql().as_str());
@@ -326,7 +331,7 @@ async fn publish_all(api: &Api) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The names of what is found, in its order.
+/// The names of the movies found, in order.
 async fn search(api: &Api, parameters: &[(&str, &str)]) -> anyhow::Result<Vec<String>> {
     let answer = Api::send(api.request(Method::GET, "/movies").query(parameters)).await?;
     ensure!(answer.status == 200, "{parameters:?}: {}", answer.text);

@@ -1,4 +1,4 @@
-//! `Consistency-Token`: the list shows at least what its caller has seen, however far it is behind.
+//! `Consistency-Token`: a list shows at least the state of which its caller has the token, even if the service lags.
 
 use std::time::{Duration, Instant};
 
@@ -18,23 +18,23 @@ const SOON: Duration = Duration::from_secs(20);
 
 const TOKEN: &str = "consistency-token";
 
-/// Reservations made and listed, one after the other.
+/// Reservations that are placed and then listed.
 const PAIRS: usize = 1_000;
 
-/// One pair in so many is listed without a token, too, and one in so many is cancelled and listed again.
+/// Every fifth is also listed without a token, and every tenth is cancelled and listed again.
 const PLAIN_EVERY: usize = 5;
 const CANCEL_EVERY: usize = 10;
 
-/// The list reads, but can't write, for so long at a time, and then for a moment it can.
-const BEHIND_MS: [u64; 7] = [5, 10, 3, 15, 5, 25, 8];
+/// For how long at a time the service can't write to the list. In between it can, for a moment.
+const LOCKED_MS: [u64; 7] = [5, 10, 3, 15, 5, 25, 8];
 
-pub(crate) async fn a_list_shows_what_its_caller_has_seen(environment: &Environment) -> anyhow::Result<()> {
+pub(crate) async fn a_list_is_as_new_as_the_callers_token(environment: &Environment) -> anyhow::Result<()> {
     let setup = Setup { replicas: 2, deadline_secs: 300, ..Setup::default() };
     let mut theater = Theater::start(environment, setup).await?;
     let gateways = [theater.api.clone(), theater.start_gateway().await?];
     let movie = theater.api.publish(i64::try_from(PAIRS)?).await?;
     let stop = CancellationToken::new();
-    let delay = tokio::spawn(delay_the_list(theater.stage.reservation_list_url.clone(), stop.clone()));
+    let delay = tokio::spawn(delay_list_writes(theater.config.reservation_list_url.clone(), stop.clone()));
     let began = Instant::now();
     let mut behind = 0;
     for pair in 0..PAIRS {
@@ -73,10 +73,10 @@ pub(crate) async fn a_list_shows_what_its_caller_has_seen(environment: &Environm
     theater.stop().await
 }
 
-/// Keeps everyone from writing the list, most of the time.
-async fn delay_the_list(url: String, stop: CancellationToken) -> anyhow::Result<()> {
+/// Blocks writes to the list most of the time, by a table lock.
+async fn delay_list_writes(url: String, stop: CancellationToken) -> anyhow::Result<()> {
     let mut connection = PgConnection::connect(&url).await?;
-    for millis in BEHIND_MS.into_iter().cycle() {
+    for millis in LOCKED_MS.into_iter().cycle() {
         if stop.is_cancelled() {
             break;
         }
@@ -100,7 +100,7 @@ async fn list(api: &Api, path: &str, token: &str) -> anyhow::Result<Answer> {
     Api::send(api.request(Method::GET, path).header(TOKEN, token)).await
 }
 
-/// How a list shows a reservation.
+/// The statuses with which a list shows a reservation: at most one.
 fn statuses(answer: &Answer, id: Uuid) -> anyhow::Result<Vec<String>> {
     ensure!(answer.status == 200, "{answer:?}");
     let id = id.to_string();
@@ -110,16 +110,16 @@ fn statuses(answer: &Answer, id: Uuid) -> anyhow::Result<Vec<String>> {
     Ok(rows.filter(|row| row["reserveId"] == *id).filter_map(status).collect())
 }
 
-pub(crate) async fn a_list_that_can_not_catch_up_says_so(environment: &Environment) -> anyhow::Result<()> {
+pub(crate) async fn a_list_that_cannot_catch_up_answers_503(environment: &Environment) -> anyhow::Result<()> {
     let setup = Setup { replicas: 2, deadline_secs: 300, ..Setup::default() };
     let theater = Theater::start(environment, setup).await?;
     let api = &theater.api;
     let movie = api.publish(10).await?;
-    let mut connection = PgConnection::connect(&theater.stage.reservation_list_url).await?;
-    let mut holds = connection.begin().await?;
-    holds.execute("lock table reservation in exclusive mode").await?;
+    let mut connection = PgConnection::connect(&theater.config.reservation_list_url).await?;
+    let mut lock = connection.begin().await?;
+    lock.execute("lock table reservation in exclusive mode").await?;
 
-    // Still undecided when it is shown: its list is the one that has the outcome.
+    // A token of the undecided reservation, too: only the outcome satisfies it, because undecided ones are not listed.
     let id = Uuid::now_v7();
     let path = format!("/reservations/{id}");
     let placed = Call::post("/reservations", &reservation(id, movie, 1), 202).play(api).await?;
@@ -137,15 +137,18 @@ pub(crate) async fn a_list_that_can_not_catch_up_says_so(environment: &Environme
     let lists = "/reservationLists?userId=7&status=all";
     let began = Instant::now();
     let late = tokens.map(async |token| {
-        let late = Call::get(lists, 503).with(TOKEN, token).header("retry-after", "1").says("does not show");
+        let late = Call::get(lists, 503)
+            .send_header(TOKEN, token)
+            .expect_header("retry-after", "1")
+            .expect_detail("does not show");
         late.play(api).await?;
         let took = began.elapsed();
         ensure!((Duration::from_secs(3)..Duration::from_secs(5)).contains(&took), "it took {took:?}");
         Ok(())
     });
-    let plain = Call::get(lists, 200).shows(json!({"items": [], "next": null}));
+    let plain = Call::get(lists, 200).expect_body(json!({"items": [], "next": null}));
     tokio::try_join!(try_join_all(late), plain.play(api))?;
-    holds.rollback().await?;
+    lock.rollback().await?;
     for (token, status) in tokens.into_iter().zip(["", "", "CANCELLED"]) {
         let listed =
             eventually("the list catches up", SOON, async || statuses(&list(api, lists, token).await?, id))
@@ -155,28 +158,32 @@ pub(crate) async fn a_list_that_can_not_catch_up_says_so(environment: &Environme
     theater.stop().await
 }
 
-pub(crate) async fn a_token_that_nobody_gave_out_is_refused(environment: &Environment) -> anyhow::Result<()> {
+pub(crate) async fn an_invalid_token_is_refused(environment: &Environment) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
     let api = &theater.api;
     let movie = api.publish(10).await?;
     let id = api.reserve(movie, 1).await?;
-    // It is listed, however long everything takes to find its partitions.
-    checks::at_rest(&theater.stage, SOON).await?;
+    // Wait until it is listed, which may take until all consumers have their partitions.
+    checks::wait_until_at_rest(&theater.config, SOON).await?;
     let placed = api.get(&format!("/reservations/{id}")).await?;
     let token = token(&placed)?;
     let must_be = "must be a token that an answer about a reservation gave out";
     let calls =
         ["", "x", "\u{fc}", &token[1..], &token[..token.len() - 1], &token.to_lowercase()].map(|text| {
-            Call::get("/reservationLists", 400).with(TOKEN, text).names("/Consistency-Token", must_be)
+            Call::get("/reservationLists", 400)
+                .send_header(TOKEN, text)
+                .expect_error("/Consistency-Token", must_be)
         });
     play(api, calls).await?;
-    let twice = Call::get("/reservationLists", 400).with(TOKEN, token).with(TOKEN, token);
-    twice.names("/Consistency-Token", "must stand only once").play(api).await?;
-    // Other problems first, and a token is for the list only.
+    let twice = Call::get("/reservationLists", 400).send_header(TOKEN, token).send_header(TOKEN, token);
+    twice.expect_error("/Consistency-Token", "must stand only once").play(api).await?;
+    // Other errors take precedence, and only the list reads the token.
     let calls = [
-        Call::get("/reservationLists?limit=0", 422).with(TOKEN, token).names("/limit", "between 1 and 200"),
-        Call::get("/reservations", 200).with(TOKEN, "x"),
-        Call::get("/reservationLists", 200).with(TOKEN, token),
+        Call::get("/reservationLists?limit=0", 422)
+            .send_header(TOKEN, token)
+            .expect_error("/limit", "between 1 and 200"),
+        Call::get("/reservations", 200).send_header(TOKEN, "x"),
+        Call::get("/reservationLists", 200).send_header(TOKEN, token),
     ];
     play(api, calls).await?;
     theater.stop().await

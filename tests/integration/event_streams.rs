@@ -1,4 +1,4 @@
-//! `GET /reservations/{id}/events`: what clients see that follow reservations live.
+//! `GET /reservations/{id}/events`: streams of server-sent events, by which clients follow a reservation.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,10 @@ use crate::calls::{Call, play};
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// How long a stop may take while streams are open, and how soon a client that has gone is noticed.
-const AT_ONCE: Duration = Duration::from_secs(8);
+/// How long a stop may take while streams are open, and how soon a closed connection is detected.
+const PROMPTLY: Duration = Duration::from_secs(8);
 
-/// Requests under way at once.
-const UNDER_WAY: usize = 50;
+const CONCURRENT_CALLS: usize = 50;
 
 #[derive(Clone, Debug, PartialEq)]
 struct Event {
@@ -32,14 +31,14 @@ impl Event {
     }
 }
 
-/// An event stream as a browser reads it: what is not ended by an empty line is no event.
+/// An event stream as a browser reads it: an event ends with an empty line.
 struct Stream {
     response: Response,
     unread: String,
 }
 
 impl Stream {
-    /// `None` when there is nothing more to follow (204).
+    /// `None` if no further event will come (204).
     async fn open(api: &Api, id: Uuid, last: Option<&str>) -> anyhow::Result<Option<Self>> {
         let mut request = api.request(Method::GET, &format!("/reservations/{id}/events")).timeout(2 * SOON);
         if let Some(last) = last {
@@ -57,7 +56,7 @@ impl Stream {
         Ok(Some(Self { response, unread: String::new() }))
     }
 
-    /// `None` at the end.
+    /// The next event, or `None` at the end of the stream.
     async fn next(&mut self) -> anyhow::Result<Option<Event>> {
         loop {
             while let Some((block, rest)) = self.unread.split_once("\n\n") {
@@ -76,13 +75,13 @@ impl Stream {
         }
     }
 
-    async fn must_next(&mut self) -> anyhow::Result<Event> {
+    async fn expect_next(&mut self) -> anyhow::Result<Event> {
         self.next().await?.context("the stream has ended")
     }
 }
 
-/// As an EventSource does it: comes back with the last id until it is told that nothing is to come. `cancels`:
-/// the customer cancels once the reservation is confirmed. Answers all events, in order.
+/// Follows a reservation as an EventSource does: reconnects with the last id until the response is 204. With `cancels`,
+/// the customer cancels once the reservation is confirmed. Returns all events, in order.
 async fn follow(api: &Api, id: Uuid, cancels: bool) -> anyhow::Result<Vec<Event>> {
     let mut events: Vec<Event> = Vec::new();
     while let Some(mut stream) = Stream::open(api, id, events.last().map(|event| event.id.as_str())).await? {
@@ -99,7 +98,7 @@ async fn follow(api: &Api, id: Uuid, cancels: bool) -> anyhow::Result<Vec<Event>
     Ok(events)
 }
 
-async fn becomes(api: &Api, id: Uuid, status: &str) -> anyhow::Result<()> {
+async fn wait_for_status(api: &Api, id: Uuid, status: &str) -> anyhow::Result<()> {
     eventually("the reservation is decided", SOON, async || {
         let reservation = api.reservation(id).await?;
         ensure!(reservation["reserveStatus"] == status, "{reservation}");
@@ -108,7 +107,7 @@ async fn becomes(api: &Api, id: Uuid, status: &str) -> anyhow::Result<()> {
     .await
 }
 
-/// The sum of a gauge over a service's replicas.
+/// The sum of a gauge over the replicas of reservation.
 async fn gauge(theater: &Theater, name: &str) -> anyhow::Result<i64> {
     let mut sum = 0;
     let ports = theater.ports.iter().find(|(service, _)| *service == "reservation").context("no ports")?;
@@ -120,7 +119,7 @@ async fn gauge(theater: &Theater, name: &str) -> anyhow::Result<i64> {
     Ok(sum)
 }
 
-pub(crate) async fn each_client_sees_its_own_reservation_end(
+pub(crate) async fn each_client_receives_its_reservations_outcome(
     environment: &Environment,
 ) -> anyhow::Result<()> {
     let setup = Setup { replicas: 2, deadline_secs: 300, ..Setup::default() };
@@ -128,8 +127,8 @@ pub(crate) async fn each_client_sees_its_own_reservation_end(
     let gateways = [theater.api.clone(), theater.start_gateway().await?];
     let [api, _] = &gateways;
     let (large, small, nowhere) = (api.publish(1_000).await?, api.publish(1).await?, Uuid::now_v7());
-    checks::at_rest(&theater.stage, SOON).await?;
-    // Nothing is decided until all streams are open.
+    checks::wait_until_at_rest(&theater.config, SOON).await?;
+    // With the movie service stopped, nothing is decided until all streams are open.
     theater.stop_service("movie").await?;
     let followed: Vec<(Uuid, Option<&str>)> = (0..200)
         .map(|n| match n % 4 {
@@ -138,18 +137,18 @@ pub(crate) async fn each_client_sees_its_own_reservation_end(
             _ => (nowhere, Some("MOVIE_NOT_FOUND")),
         })
         .collect();
-    // More than there is of the small one.
+    // Two tickets each: more than the small movie has.
     let place = async |(movie, reason)| anyhow::Ok((api.reserve(movie, 2).await?, reason));
-    let followed: Vec<_> = stream::iter(followed).map(place).buffered(UNDER_WAY).try_collect().await?;
+    let followed: Vec<_> = stream::iter(followed).map(place).buffered(CONCURRENT_CALLS).try_collect().await?;
     let follow_all = followed.iter().enumerate().map(async |(n, (id, reason))| {
         let api = &gateways[n % 2];
         let events = follow(api, *id, *reason == Some("CUSTOMER")).await.with_context(|| format!("{id}"))?;
-        let seen: Vec<_> = events.iter().map(|event| (event.id.as_str(), event.status())).collect();
+        let received: Vec<_> = events.iter().map(|event| (event.id.as_str(), event.status())).collect();
         let expected: &[_] = match reason {
             Some("CUSTOMER") => &[("0", "PENDING"), ("1", "CONFIRMED"), ("2", "CANCELLED")],
             _ => &[("0", "PENDING"), ("2", "CANCELLED")],
         };
-        ensure!(seen == expected, "{id}: {events:?}");
+        ensure!(received == expected, "{id}: {events:?}");
         ensure!(events.iter().all(|event| event.data["id"] == id.to_string()), "{events:?}");
         let last = &events[events.len() - 1].data;
         ensure!(last["cancelReason"].as_str() == *reason, "{last}");
@@ -157,7 +156,7 @@ pub(crate) async fn each_client_sees_its_own_reservation_end(
         Ok(())
     });
     let began = Instant::now();
-    let the_rest = async {
+    let other_calls = async {
         let streams = i64::try_from(followed.len())?;
         eventually("all streams are open", SOON, async || {
             let open = gauge(&theater, "event_streams_open").await?;
@@ -165,33 +164,31 @@ pub(crate) async fn each_client_sees_its_own_reservation_end(
             Ok(())
         })
         .await?;
-        let half = |gateway: &'static str| (0..400).map(move |n| (gateway, n));
-        let all = half("one").chain(half("other"));
         let (others, started) = tokio::join!(
-            stream::iter(all)
-                .map(async |(gateway, _)| gateways[usize::from(gateway == "other")].reserve(large, 1).await)
-                .buffer_unordered(UNDER_WAY)
+            stream::iter(0..800)
+                .map(async |n: usize| gateways[n / 400].reserve(large, 1).await)
+                .buffer_unordered(CONCURRENT_CALLS)
                 .try_collect::<Vec<_>>(),
-            theater.start_again("movie"),
+            theater.restart_service("movie"),
         );
         started?;
         anyhow::Ok(others?.len())
     };
-    let (others, _) = tokio::try_join!(the_rest, futures_util::future::try_join_all(follow_all))?;
+    let (others, _) = tokio::try_join!(other_calls, futures_util::future::try_join_all(follow_all))?;
     ensure!(others == 800);
     eprintln!("200 streams and 1000 reservations: {:.1} s", began.elapsed().as_secs_f64());
-    eventually("all places are given back", AT_ONCE, async || {
+    eventually("all streams and waiters are released", PROMPTLY, async || {
         ensure!(gauge(&theater, "event_streams_open").await? == 0);
         ensure!(gauge(&theater, "waiting_room_waiters").await? == 0);
         Ok(())
     })
     .await?;
-    checks::at_rest(&theater.stage, SOON).await?;
-    checks::invariants(&theater.stage, api).await?;
+    checks::wait_until_at_rest(&theater.config, SOON).await?;
+    checks::invariants(&theater.config, api).await?;
     theater.stop().await
 }
 
-pub(crate) async fn a_client_that_comes_back_is_told_what_is_newer(
+pub(crate) async fn a_reconnecting_client_receives_only_newer_events(
     environment: &Environment,
 ) -> anyhow::Result<()> {
     let settings = vec![("reservation", "--event-streams-max=2".to_owned())];
@@ -203,27 +200,28 @@ pub(crate) async fn a_client_that_comes_back_is_told_what_is_newer(
     let id = api.reserve(movie, 1).await?;
     let path = format!("/reservations/{id}/events");
     let must_be = "must be the id of an event of this stream";
-    let bad = |text: &'static str| {
-        Call::get(&path, 400).with("last-event-id", text).names("/Last-Event-ID", must_be)
+    let invalid_id = |text: &'static str| {
+        Call::get(&path, 400).send_header("last-event-id", text).expect_error("/Last-Event-ID", must_be)
     };
     let calls = [
-        Call::get(format!("/reservations/{}/events", Uuid::now_v7()), 404).says("there is no reservation"),
-        Call::get("/reservations/7/events", 400).names("/id", "must be a UUID"),
+        Call::get(format!("/reservations/{}/events", Uuid::now_v7()), 404)
+            .expect_detail("there is no reservation"),
+        Call::get("/reservations/7/events", 400).expect_error("/id", "must be a UUID"),
         Call::post(&path, &json!({}), 405),
-        // Seen by nobody yet.
-        bad("1"),
-        bad("3"),
-        bad("x"),
+        // Ids of events that have not been sent yet, and of none.
+        invalid_id("1"),
+        invalid_id("3"),
+        invalid_id("x"),
     ];
     play(&api, calls).await?;
 
-    // The client goes away, and its place and seat are free: the gateway hangs up, too.
-    let mut gone = Stream::open(&api, id, None).await?.context("nothing to follow")?;
-    let first = gone.must_next().await?;
+    // When the client closes its connection, the gateway closes its own, and the service releases stream and waiter.
+    let mut closed = Stream::open(&api, id, None).await?.context("nothing to follow")?;
+    let first = closed.expect_next().await?;
     ensure!(first.id == "0" && first.data == api.reservation(id).await?, "{first:?}");
     ensure!(gauge(&theater, "event_streams_open").await? == 1);
-    drop(gone);
-    eventually("it is noticed", AT_ONCE, async || {
+    drop(closed);
+    eventually("the closed connection is detected", PROMPTLY, async || {
         ensure!(gauge(&theater, "event_streams_open").await? == 0);
         ensure!(gauge(&theater, "waiting_room_waiters").await? == 0);
         Ok(())
@@ -232,32 +230,33 @@ pub(crate) async fn a_client_that_comes_back_is_told_what_is_newer(
 
     let mut from_start = Stream::open(&api, id, Some("")).await?.context("nothing to follow")?;
     let mut newer = Stream::open(&api, id, Some("0")).await?.context("nothing to follow")?;
-    ensure!(from_start.must_next().await? == first);
-    let full = Call::get(&path, 503).header("retry-after", "1").says("2 streams are open already");
+    ensure!(from_start.expect_next().await? == first);
+    let full =
+        Call::get(&path, 503).expect_header("retry-after", "1").expect_detail("2 streams are open already");
     full.play(&api).await?;
-    theater.start_again("movie").await?;
+    theater.restart_service("movie").await?;
     for stream in [&mut from_start, &mut newer] {
-        let event = stream.must_next().await?;
+        let event = stream.expect_next().await?;
         ensure!((event.id.as_str(), event.status()) == ("1", "CONFIRMED"), "{event:?}");
     }
     drop(newer);
-    becomes(&api, id, "CONFIRMED").await?;
-    let mut back = eventually("there is a place", AT_ONCE, async || {
+    wait_for_status(&api, id, "CONFIRMED").await?;
+    let mut back = eventually("a stream may be opened", PROMPTLY, async || {
         Stream::open(&api, id, Some("1")).await?.context("nothing to follow")
     })
     .await?;
     Call::delete(format!("/reservations/{id}"), 202).play(&api).await?;
     for stream in [&mut from_start, &mut back] {
-        let event = stream.must_next().await?;
+        let event = stream.expect_next().await?;
         ensure!((event.id.as_str(), event.status()) == ("2", "CANCELLED"), "{event:?}");
-        ensure!(stream.next().await?.is_none(), "something after the end");
+        ensure!(stream.next().await?.is_none(), "an event after the last one");
     }
-    // Who knows the end is told that there is nothing; who doesn't, is told the end, and nothing before it.
+    // A client that has the last event gets 204. Others get the last event, and none before it.
     ensure!(Stream::open(&api, id, Some("2")).await?.is_none());
     for last in [None, Some("0"), Some("1")] {
-        let events = eventually("there is a place", AT_ONCE, async || {
+        let events = eventually("a stream may be opened", PROMPTLY, async || {
             let mut stream = Stream::open(&api, id, last).await?.context("nothing to follow")?;
-            Ok((stream.must_next().await?.id, stream.next().await?))
+            Ok((stream.expect_next().await?.id, stream.next().await?))
         })
         .await?;
         ensure!(events == ("2".to_owned(), None), "{last:?}: {events:?}");
@@ -265,7 +264,7 @@ pub(crate) async fn a_client_that_comes_back_is_told_what_is_newer(
     theater.stop().await
 }
 
-pub(crate) async fn a_stop_waits_for_no_stream(environment: &Environment) -> anyhow::Result<()> {
+pub(crate) async fn a_stop_ends_open_streams(environment: &Environment) -> anyhow::Result<()> {
     let mut theater = Theater::start(environment, Setup { deadline_secs: 300, ..Setup::default() }).await?;
     let api = theater.api.clone();
     let movie = api.publish(10).await?;
@@ -273,15 +272,15 @@ pub(crate) async fn a_stop_waits_for_no_stream(environment: &Environment) -> any
     let id = api.reserve(movie, 1).await?;
     for service in ["reservation", "gateway"] {
         let mut stream = Stream::open(&api, id, None).await?.context("nothing to follow")?;
-        let last = stream.must_next().await?.id;
+        let last = stream.expect_next().await?.id;
         let began = Instant::now();
         let stops = async {
             theater.stop_service(service).await?;
-            ensure!(began.elapsed() < AT_ONCE, "{service} took {:?} to stop", began.elapsed());
+            ensure!(began.elapsed() < PROMPTLY, "{service} took {:?} to stop", began.elapsed());
             Ok(())
         };
         let ends = async {
-            // Whole, as HTTP has it: a cut connection would be an error here.
+            // The response ends properly: a cut connection would be an error here.
             match stream.next().await? {
                 None => Ok(()),
                 Some(event) => bail!("{event:?}"),
@@ -289,8 +288,8 @@ pub(crate) async fn a_stop_waits_for_no_stream(environment: &Environment) -> any
         };
         tokio::try_join!(stops, ends)?;
         if service == "reservation" {
-            theater.start_again(service).await?;
-            let back = eventually("the client comes back", SOON, async || {
+            theater.restart_service(service).await?;
+            let back = eventually("the client reconnects", SOON, async || {
                 Stream::open(&api, id, Some(&last)).await?.context("nothing to follow")
             });
             drop(back.await?);

@@ -1,8 +1,13 @@
-//! What the gateway adds to every call: HEAD and OPTIONS, headers for browsers, limits, other origins, smaller answers.
+//! What the gateway adds to every call.
+//!
+//! - Here: HEAD, OPTIONS and security headers.
+//! - [`compression`]: compressed responses.
+//! - [`cors`]: requests of web pages of other origins.
+//! - [`limits`]: rate limit, sizes of request heads, slow clients.
 
 mod compression;
+mod cors;
 mod limits;
-mod origins;
 
 use std::time::Duration;
 
@@ -14,9 +19,11 @@ use uuid::Uuid;
 
 use crate::calls::{Call, play};
 
-pub(crate) use compression::answers_are_compressed;
-pub(crate) use limits::{a_client_is_limited_by_its_address, heads_are_bounded, slow_clients_harm_nobody};
-pub(crate) use origins::pages_of_other_origins_call_if_they_may;
+pub(crate) use compression::responses_are_compressed;
+pub(crate) use cors::cors_admits_configured_origins_only;
+pub(crate) use limits::{
+    request_heads_are_bounded, requests_are_limited_per_client_address, slow_clients_do_not_delay_others,
+};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -27,21 +34,21 @@ const SECURITY: [(&str, &str); 4] = [
     ("cross-origin-resource-policy", "same-origin"),
 ];
 
-/// What nobody is told unless it was asked for.
+/// Headers that are absent unless they are configured or requested.
 const ABSENT: [&str; 5] =
     ["access-control-allow-origin", "ratelimit", "ratelimit-policy", "server", "content-encoding"];
 
-/// A theater in which each collection has rows; answers a movie and a reservation too.
-async fn played(environment: &Environment, setup: Setup) -> anyhow::Result<(Theater, Uuid, Uuid)> {
+/// Starts a theater and fills each collection. Returns it with one movie and one reservation.
+async fn theater_with_rows(environment: &Environment, setup: Setup) -> anyhow::Result<(Theater, Uuid, Uuid)> {
     let theater = Theater::start(environment, setup).await?;
     let movie = theater.api.publish(100).await?;
     let mut reservation = Uuid::nil();
     for _ in 0..8 {
         reservation = theater.api.reserve(movie, 1).await?;
     }
-    eventually("everything is listed and told", SOON, async || {
+    eventually("everything is listed and notified", SOON, async || {
         for path in ["/notifications", "/reservationLists"] {
-            let rows = theater.api.all(path).await?.len();
+            let rows = theater.api.list_all(path).await?.len();
             ensure!(rows == 8, "{path}: {rows}");
         }
         Ok(())
@@ -58,8 +65,8 @@ async fn send(api: &Api, method: Method, path: &str, headers: &[(&str, &str)]) -
     Api::send(request).await.with_context(|| path.to_owned())
 }
 
-/// All headers but those that differ from one answer to the next.
-fn lasting(answer: &Answer) -> Vec<(String, String)> {
+/// All headers except those that differ from response to response.
+fn constant_headers(answer: &Answer) -> Vec<(String, String)> {
     let mut headers: Vec<_> = answer
         .headers
         .iter()
@@ -70,8 +77,8 @@ fn lasting(answer: &Answer) -> Vec<(String, String)> {
     headers
 }
 
-pub(crate) async fn head_options_and_what_browsers_are_told(environment: &Environment) -> anyhow::Result<()> {
-    let (mut theater, movie, reservation) = played(environment, Setup::default()).await?;
+pub(crate) async fn head_options_and_security_headers(environment: &Environment) -> anyhow::Result<()> {
+    let (mut theater, movie, reservation) = theater_with_rows(environment, Setup::default()).await?;
     let api = theater.api.clone();
     let paths = [
         ("/".to_owned(), "GET, HEAD, OPTIONS"),
@@ -89,9 +96,9 @@ pub(crate) async fn head_options_and_what_browsers_are_told(environment: &Enviro
         ("/readyz".to_owned(), "GET, HEAD, OPTIONS"),
     ];
     for (path, allow) in &paths {
-        let options = Call::new(Method::OPTIONS, path, 204).header("allow", *allow).play(&api).await?;
+        let options = Call::new(Method::OPTIONS, path, 204).expect_header("allow", *allow).play(&api).await?;
         ensure!(options.text.is_empty(), "{path}: {options:?}");
-        let refused = Call::new(Method::PUT, path, 405).header("allow", *allow).says(*allow);
+        let refused = Call::new(Method::PUT, path, 405).expect_header("allow", *allow).expect_detail(*allow);
         refused.json(&json!({})).play(&api).await?;
     }
     let other = ["/nothing", "/movies/x", "/movies?x=1"].map(str::to_owned);
@@ -99,7 +106,7 @@ pub(crate) async fn head_options_and_what_browsers_are_told(environment: &Enviro
         let get = send(&api, Method::GET, path, &[]).await?;
         let head = send(&api, Method::HEAD, path, &[]).await?;
         ensure!(head.status == get.status && head.text.is_empty(), "{path}: {head:?}");
-        ensure!(lasting(&head) == lasting(&get), "{path}: {head:?}, not {get:?}");
+        ensure!(constant_headers(&head) == constant_headers(&get), "{path}: {head:?}, not {get:?}");
         ensure!(get.header("content-length") == Some(&get.text.len().to_string()), "{path}: {get:?}");
     }
     Call::new(Method::OPTIONS, "/nothing", 404).play(&api).await?;
@@ -107,11 +114,11 @@ pub(crate) async fn head_options_and_what_browsers_are_told(environment: &Enviro
     let large = Call::post("/movies", &json!({"description": "x".repeat(70_000)}), 413);
     let answers = [
         Call::get("/movies", 200),
-        Call::get("/movies/x", 400).names("/id", "must be a UUID"),
+        Call::get("/movies/x", 400).expect_error("/id", "must be a UUID"),
         Call::get("/nothing", 404),
         Call::delete("/movies", 405),
         large,
-        Call::get("/notifications", 503).header("retry-after", "1"),
+        Call::get("/notifications", 503).expect_header("retry-after", "1"),
     ];
     theater.stop_service("notification").await?;
     for call in answers {
@@ -124,7 +131,11 @@ pub(crate) async fn head_options_and_what_browsers_are_told(environment: &Enviro
             ensure!(answer.header(name).is_none(), "{name}: {answer:?}");
         }
     }
-    let compressed = Call::post("/movies", &json!({}), 415).with("content-encoding", "gzip");
-    play(&api, [compressed.says("without Content-Encoding").header("accept-encoding", "identity")]).await?;
+    let compressed = Call::post("/movies", &json!({}), 415).send_header("content-encoding", "gzip");
+    play(
+        &api,
+        [compressed.expect_detail("without Content-Encoding").expect_header("accept-encoding", "identity")],
+    )
+    .await?;
     theater.stop().await
 }

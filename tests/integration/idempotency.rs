@@ -1,7 +1,10 @@
-//! `Idempotency-Key`: one effect a key, and the first answer again, byte for byte, to whoever repeats the
-//! call; whatever else has the key, is refused.
+//! `Idempotency-Key`: a call has one effect for each key, and every repeat gets the first response again, byte for byte.
+//! Another call with the same key is refused.
+//!
+//! - Here: repeats one after another, scopes, expiry.
+//! - [`concurrency`]: repeats at the same time, in one replica and in two.
 
-mod races;
+mod concurrency;
 
 use std::time::Duration;
 
@@ -16,27 +19,27 @@ use uuid::Uuid;
 use crate::calls::{Call, play};
 use crate::prometheus;
 
-pub(crate) use races::*;
+pub(crate) use concurrency::*;
 
 const SOON: Duration = Duration::from_secs(30);
 
 const KEY: &str = "idempotency-key";
 const REPLAYED: &str = "idempotent-replayed";
 
-/// What is wrong with a key.
+/// The detail of the problem for an invalid key.
 const BOUND: &str = "Idempotency-Key must have between 1 and 255 printable ASCII characters";
 
-/// A call that takes keys.
+/// A call that takes idempotency keys.
 #[derive(Clone, Debug)]
 struct Route {
     path: String,
     status: u16,
     body: Value,
-    /// The same call to whoever reads it, in other bytes.
-    alike: &'static str,
-    /// Fields that make it another call.
+    /// A body with the same meaning and other bytes.
+    equivalent_body: &'static str,
+    /// Fields whose values make it another call.
     changes: Vec<(&'static str, Value)>,
-    /// Fields that make it one that is refused, and with which status.
+    /// Fields whose values make it an invalid call, and its status.
     refused: Vec<(&'static str, Value, u16)>,
 }
 
@@ -47,7 +50,7 @@ fn routes(movie: Uuid) -> Vec<Route> {
             path: "/movies".into(),
             status: 201,
             body: json!({"movieName": "LALALand", "qty": 45, "description": ""}),
-            alike: "{ \"qty\" : \"45\",\n\"movieName\":\"LALAL\\u0061nd\" }",
+            equivalent_body: "{ \"qty\" : \"45\",\n\"movieName\":\"LALAL\\u0061nd\" }",
             changes: vec![
                 ("qty", json!(46)),
                 ("movieName", json!("x")),
@@ -60,7 +63,7 @@ fn routes(movie: Uuid) -> Vec<Route> {
             path: format!("/movies/{movie}/tickets"),
             status: 201,
             body: json!({"count": 5}),
-            alike: "{\t\"count\": \"5\" }",
+            equivalent_body: "{\t\"count\": \"5\" }",
             changes: vec![("count", json!(6)), ("id", id())],
             refused: vec![
                 ("count", json!(null), 400),
@@ -73,7 +76,7 @@ fn routes(movie: Uuid) -> Vec<Route> {
             status: 202,
             body: json!({"userId": "7", "userName": "Jane", "movieId": movie, "count": 1,
                 "email": "jane@example.org", "date": "2026-12-24"}),
-            alike: r#"{"date":"2026-12-24", "count": "1", "email":"jane@example.org",
+            equivalent_body: r#"{"date":"2026-12-24", "count": "1", "email":"jane@example.org",
                 "movieId":"MOVIE", "userName":"Jane", "userId": 7}"#,
             changes: vec![
                 ("userName", json!("John")),
@@ -90,13 +93,13 @@ fn routes(movie: Uuid) -> Vec<Route> {
     ]
 }
 
-/// Asks for a file, of which nothing else depends.
-fn export(movie: Uuid) -> Route {
+/// The request of an export, on which nothing else depends.
+fn export_route(movie: Uuid) -> Route {
     Route {
         path: "/reservationLists/exports".into(),
         status: 202,
         body: json!({"movieId": movie}),
-        alike: "{ \"movieId\"\n: \"MOVIE\", \"ignored\": 1}",
+        equivalent_body: "{ \"movieId\"\n: \"MOVIE\", \"ignored\": 1}",
         changes: vec![("movieId", json!(Uuid::now_v7())), ("id", json!(Uuid::now_v7()))],
         refused: vec![("movieId", json!("7"), 400)],
     }
@@ -104,7 +107,7 @@ fn export(movie: Uuid) -> Route {
 
 impl Route {
     fn call(&self, key: impl Into<Vec<u8>>, body: &Value) -> Call {
-        Call::post(&self.path, body, self.status).with(KEY, key)
+        Call::post(&self.path, body, self.status).send_header(KEY, key)
     }
 
     fn changed(&self, field: &str, value: &Value) -> Value {
@@ -113,31 +116,32 @@ impl Route {
         body
     }
 
-    /// Plays a call that must be the first under its key.
+    /// Makes a call that must be the first with its key.
     async fn first(&self, api: &Api, key: &str, body: &Value) -> anyhow::Result<Answer> {
         let answer = self.call(key, body).play(api).await?;
         ensure!(answer.header(REPLAYED).is_none(), "{key}: {answer:?}");
         Ok(answer)
     }
 
-    /// Plays a call that must be answered as the first was.
-    async fn again(&self, api: &Api, key: &str, body: &Value, first: &Answer) -> anyhow::Result<()> {
-        same(first, &self.call(key, body).play(api).await?).with_context(|| format!("{} {key}", self.path))
+    /// Makes a call that must get the response of the first.
+    async fn repeat(&self, api: &Api, key: &str, body: &Value, first: &Answer) -> anyhow::Result<()> {
+        expect_replay(first, &self.call(key, body).play(api).await?)
+            .with_context(|| format!("{} {key}", self.path))
     }
 }
 
-/// The same answer once more: status, every header but those that tell of the request itself, each byte.
-fn same(first: &Answer, again: &Answer) -> anyhow::Result<()> {
-    let own = |answer: &Answer| {
+/// A replayed response equals the first one: status, body, and every header except those of the single request.
+fn expect_replay(first: &Answer, again: &Answer) -> anyhow::Result<()> {
+    let stored_headers = |answer: &Answer| {
         let mut headers: HeaderMap = answer.headers.clone();
         for name in ["date", "x-request-id", REPLAYED] {
             headers.remove(name);
         }
         headers
     };
-    ensure!(again.header(REPLAYED) == Some("true"), "not marked as repeated: {again:?}");
+    ensure!(again.header(REPLAYED) == Some("true"), "not marked as replayed: {again:?}");
     ensure!(again.status == first.status && again.text == first.text, "{again:?}, not {first:?}");
-    ensure!(own(again) == own(first), "{again:?}, not {first:?}");
+    ensure!(stored_headers(again) == stored_headers(first), "{again:?}, not {first:?}");
     ensure!(again.header("location").is_some() && again.header("content-type") == Some("application/json"));
     Ok(())
 }
@@ -148,34 +152,35 @@ pub(crate) async fn a_key_has_one_effect(environment: &Environment) -> anyhow::R
     let theater = Theater::start(environment, Setup { settings: vec![exports], ..Setup::default() }).await?;
     let api = &theater.api;
     let movie = api.publish(1_000).await?;
-    for route in routes(movie).into_iter().chain([export(movie)]) {
+    for route in routes(movie).into_iter().chain([export_route(movie)]) {
         keys_are_bounded(api, &route).await.with_context(|| route.path.clone())?;
         let first = route.first(api, "one", &route.body).await?;
-        route.again(api, "one", &route.body, &first).await?;
-        let alike = route.alike.replace("MOVIE", &movie.to_string());
-        let alike = Call::new(reqwest::Method::POST, &route.path, route.status)
-            .bytes(alike)
-            .with("content-type", "application/json")
-            .with(KEY, "one");
-        same(&first, &alike.play(api).await?)?;
+        route.repeat(api, "one", &route.body, &first).await?;
+        let equivalent = route.equivalent_body.replace("MOVIE", &movie.to_string());
+        let equivalent = Call::new(reqwest::Method::POST, &route.path, route.status)
+            .bytes(equivalent)
+            .send_header("content-type", "application/json")
+            .send_header(KEY, "one");
+        expect_replay(&first, &equivalent.play(api).await?)?;
         for (field, value) in &route.changes {
-            let other = Call::post(&route.path, &route.changed(field, value), 422).with(KEY, "one");
-            let problem = other.says("this Idempotency-Key and another body").play(api).await?;
+            let other = Call::post(&route.path, &route.changed(field, value), 422).send_header(KEY, "one");
+            let problem = other.expect_detail("this Idempotency-Key and another body").play(api).await?;
             ensure!(problem.json()?["type"] == "/problems/idempotency-key-reused", "{problem:?}");
         }
-        what_was_refused_leaves_nothing(api, &route).await?;
-        ids_and_keys_go_together(api, &route).await?;
-        route.again(api, "one", &route.body, &first).await?;
+        a_refused_call_leaves_its_key_free(api, &route).await?;
+        keys_with_client_ids(api, &route).await?;
+        route.repeat(api, "one", &route.body, &first).await?;
     }
-    checks::at_rest(&theater.stage, SOON).await?;
-    checks::invariants(&theater.stage, api).await?;
-    // Those of `keys_are_bounded`, "one", of each refusal, and of the id: each once. And the first movie.
-    ensure!(api.all("/movies").await?.len() == 1 + 3 + 1 + 2 + 1, "movies");
-    let reservations = api.all("/reservations").await?.len();
+    checks::wait_until_at_rest(&theater.config, SOON).await?;
+    checks::invariants(&theater.config, api).await?;
+    // One for each valid key of `keys_are_bounded`, for "one", for each refused call, and for the id. Also the first movie.
+    ensure!(api.list_all("/movies").await?.len() == 1 + 3 + 1 + 2 + 1, "movies");
+    let reservations = api.list_all("/reservations").await?.len();
     ensure!(reservations == 3 + 1 + 2 + 1, "{reservations} reservations");
-    let deliveries = checks::count(&theater.stage.movie_url, "select count(*) from delivery").await?;
+    let deliveries = checks::count_rows(&theater.config.movie_url, "select count(*) from delivery").await?;
     ensure!(deliveries == 3 + 1 + 3 + 1, "{deliveries} deliveries");
-    let exports = checks::count(&theater.stage.reservation_list_url, "select count(*) from export").await?;
+    let exports =
+        checks::count_rows(&theater.config.reservation_list_url, "select count(*) from export").await?;
     ensure!(exports == 3 + 1 + 1 + 1, "{exports} exports");
     for service in ["movie", "reservation", "reservation-list"] {
         let text =
@@ -186,8 +191,10 @@ pub(crate) async fn a_key_has_one_effect(environment: &Environment) -> anyhow::R
     theater.stop().await
 }
 
+/// Invalid keys are refused, and the longest and the oddest valid ones are accepted.
 async fn keys_are_bounded(api: &Api, route: &Route) -> anyhow::Result<()> {
-    let refused = |key: &[u8]| Call::post(&route.path, &route.body, 400).with(KEY, key).says(BOUND);
+    let refused =
+        |key: &[u8]| Call::post(&route.path, &route.body, 400).send_header(KEY, key).expect_detail(BOUND);
     let long = "k".repeat(256);
     let calls = [
         refused(b""),
@@ -196,59 +203,68 @@ async fn keys_are_bounded(api: &Api, route: &Route) -> anyhow::Result<()> {
         refused("schl\u{fc}ssel".as_bytes()),
         refused(b"\xff"),
         refused(b"tabs\tare not printable"),
-        Call::post(&route.path, &route.body, 400).with(KEY, "k").with(KEY, "k").says("must be sent once"),
-        Call::post(&route.path, &route.body, 400).with(KEY, "k").with(KEY, "l").says("must be sent once"),
+        Call::post(&route.path, &route.body, 400)
+            .send_header(KEY, "k")
+            .send_header(KEY, "k")
+            .expect_detail("must be sent once"),
+        Call::post(&route.path, &route.body, 400)
+            .send_header(KEY, "k")
+            .send_header(KEY, "l")
+            .expect_detail("must be sent once"),
     ];
     play(api, calls).await?;
     for key in [&long[..255], "!", "\"every ~printable~ one\": {a, b}; c=#%"] {
         let first = route.first(api, key, &route.body).await?;
-        route.again(api, key, &route.body, &first).await?;
+        route.repeat(api, key, &route.body, &first).await?;
     }
     Ok(())
 }
 
-/// Not even the key: the next call may have it.
-async fn what_was_refused_leaves_nothing(api: &Api, route: &Route) -> anyhow::Result<()> {
+/// A refused call stores nothing, so the next call may use its key.
+async fn a_refused_call_leaves_its_key_free(api: &Api, route: &Route) -> anyhow::Result<()> {
     for (index, (field, value, status)) in route.refused.iter().enumerate() {
         let key = format!("refused {index}");
-        let refused = Call::post(&route.path, &route.changed(field, value), *status).with(KEY, key.as_str());
+        let refused =
+            Call::post(&route.path, &route.changed(field, value), *status).send_header(KEY, key.as_str());
         for _ in 0..2 {
             let answer = Api::send(refused.request(api)).await?;
             ensure!(answer.status == *status && answer.header(REPLAYED).is_none(), "{key}: {answer:?}");
         }
         let first = route.first(api, &key, &route.body).await?;
-        route.again(api, &key, &route.body, &first).await?;
+        route.repeat(api, &key, &route.body, &first).await?;
     }
     Ok(())
 }
 
-/// A client-made id keeps what it means without a key.
-async fn ids_and_keys_go_together(api: &Api, route: &Route) -> anyhow::Result<()> {
+/// A client-made id has the same meaning with a key as without.
+async fn keys_with_client_ids(api: &Api, route: &Route) -> anyhow::Result<()> {
     let with_id = route.changed("id", &json!(Uuid::now_v7()));
     let first = route.first(api, "with id", &with_id).await?;
-    route.again(api, "with id", &with_id, &first).await?;
+    route.repeat(api, "with id", &with_id, &first).await?;
     Call::post(&route.path, &route.changed("id", &json!(Uuid::now_v7())), 422)
-        .with(KEY, "with id")
+        .send_header(KEY, "with id")
         .play(api)
         .await?;
     let plain = Call::post(&route.path, &with_id, route.status).play(api).await?;
     ensure!(plain.header(REPLAYED).is_none() && plain.header("location") == first.header("location"));
     let other = route.first(api, "with id, another", &with_id).await?;
     ensure!(other.header("location") == first.header("location"), "{other:?}");
-    // The id is taken by another body: refused, and the key free.
+    // A call whose id is used by another body is refused, and leaves its key free.
     let (field, value) = &route.changes[0];
-    let mut taken = route.changed(field, value);
-    taken["id"] = with_id["id"].clone();
-    Call::post(&route.path, &taken, 409).with(KEY, "taken").play(api).await?;
+    let mut conflicting = route.changed(field, value);
+    conflicting["id"] = with_id["id"].clone();
+    Call::post(&route.path, &conflicting, 409).send_header(KEY, "taken").play(api).await?;
     route.first(api, "taken", &with_id).await?;
     Ok(())
 }
 
-pub(crate) async fn a_key_belongs_to_its_scope(environment: &Environment) -> anyhow::Result<()> {
+pub(crate) async fn a_key_is_scoped_to_route_resource_and_user(
+    environment: &Environment,
+) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
     let api = &theater.api;
     let (movie, other) = (api.publish(100).await?, api.publish(100).await?);
-    // One key for everything: each route, movie and user has it for itself.
+    // The same key everywhere: each route, movie and user has its own scope.
     let mut firsts = Vec::new();
     let users = ["7", "8", "70", " 7", "Jürgen 😀", "7&userId=8"];
     for route in routes(movie)
@@ -263,57 +279,59 @@ pub(crate) async fn a_key_belongs_to_its_scope(environment: &Environment) -> any
             firsts.push((route.clone(), body, first));
         }
     }
-    // Whichever way the movie's id is written, its deliveries are one resource.
+    // The deliveries of a movie are one resource, in whatever case its id is written.
     let (tickets, body, first) = firsts[1].clone();
     let path = tickets.path.replace(&movie.to_string(), &movie.to_string().to_uppercase());
-    Route { path, ..tickets }.again(api, "k", &body, &first).await?;
+    Route { path, ..tickets }.repeat(api, "k", &body, &first).await?;
 
-    // What has changed since is not what was answered then.
+    // Later changes don't affect the stored responses.
     let published = firsts[0].2.json()?["id"].as_str().context("id")?.to_owned();
     Call::patch(format!("/movies/{published}"), &json!({"movieName": "Another"}), 200)
-        .with("if-match", "*")
+        .send_header("if-match", "*")
         .play(api)
         .await?;
-    checks::at_rest(&theater.stage, SOON).await?;
-    ensure!(api.left(movie).await? < 105, "nothing was sold");
+    checks::wait_until_at_rest(&theater.config, SOON).await?;
+    ensure!(api.tickets_left(movie).await? < 105, "nothing was sold");
     for (route, body, first) in &firsts {
-        route.again(api, "k", body, first).await?;
+        route.repeat(api, "k", body, first).await?;
         ensure!(route.status != 202 || first.json()?["reserveStatus"] == "PENDING", "{first:?}");
     }
-    ensure!(api.all("/reservations").await?.len() == users.len());
-    checks::invariants(&theater.stage, api).await?;
+    ensure!(api.list_all("/reservations").await?.len() == users.len());
+    checks::invariants(&theater.config, api).await?;
     theater.stop().await
 }
 
-/// What is kept is the acceptance: each repeat waits for the outcome by its own preference.
-pub(crate) async fn a_repeat_waits_by_itself(environment: &Environment) -> anyhow::Result<()> {
+/// Only the acceptance is stored. So each repeat waits for the outcome, or not, by its own `Prefer` header.
+pub(crate) async fn each_repeat_waits_by_its_own_preference(environment: &Environment) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
     let (api, movie) = (&theater.api, theater.api.publish(100).await?);
     let route = &routes(movie)[2];
     let waiting = |key: &str, status: u16| {
-        let call = Call::post(&route.path, &route.body, status).with(KEY, key).with("prefer", "wait=10");
-        call.header("preference-applied", "wait=10").header("cache-control", "no-store")
+        let call = Call::post(&route.path, &route.body, status)
+            .send_header(KEY, key)
+            .send_header("prefer", "wait=10");
+        call.expect_header("preference-applied", "wait=10").expect_header("cache-control", "no-store")
     };
-    // The first waits, and its repeats don't; or the other way round.
+    // The first call waits and its repeats don't, and the other way round.
     let first = waiting("waited", 201).play(api).await?;
     ensure!(first.header(REPLAYED).is_none() && first.json()?["reserveStatus"] == "CONFIRMED", "{first:?}");
     let accepted = route.call("waited", &route.body).play(api).await?;
     ensure!(accepted.json()?["reserveStatus"] == "PENDING", "{accepted:?}");
     ensure!(accepted.header("location") == first.header("location"), "{accepted:?}");
-    same(&accepted, &accepted)?;
-    route.again(api, "waited", &route.body, &accepted).await?;
+    expect_replay(&accepted, &accepted)?;
+    route.repeat(api, "waited", &route.body, &accepted).await?;
     let accepted = route.first(api, "later", &route.body).await?;
-    let outcome = waiting("later", 201).header(REPLAYED, "true").play(api).await?;
+    let outcome = waiting("later", 201).expect_header(REPLAYED, "true").play(api).await?;
     ensure!(outcome.header("location") == accepted.header("location"), "{outcome:?}");
     let mut confirmed = accepted.json()?;
     confirmed["reserveStatus"] = json!("CONFIRMED");
     ensure!(outcome.json()? == confirmed, "{outcome:?}");
-    route.again(api, "later", &route.body, &accepted).await?;
-    ensure!(api.all("/reservations").await?.len() == 2);
+    route.repeat(api, "later", &route.body, &accepted).await?;
+    ensure!(api.list_all("/reservations").await?.len() == 2);
     theater.stop().await
 }
 
-pub(crate) async fn acceptances_outlive_the_service_but_not_their_time(
+pub(crate) async fn stored_responses_survive_a_restart_and_expire(
     environment: &Environment,
 ) -> anyhow::Result<()> {
     let mut theater = Theater::start(environment, Setup::default()).await?;
@@ -324,45 +342,45 @@ pub(crate) async fn acceptances_outlive_the_service_but_not_their_time(
     }
     for service in ["movie", "reservation"] {
         theater.stop_service(service).await?;
-        theater.start_again(service).await?;
+        theater.restart_service(service).await?;
     }
     for (first, route) in &firsts {
-        route.again(&theater.api, "k", &route.body, first).await?;
+        route.repeat(&theater.api, "k", &route.body, first).await?;
     }
-    // From now on they are kept for a second; those that stand for a day stay.
+    // From now on new responses are stored for a second. Those stored before keep their expiry, in a day.
     for service in ["movie", "reservation"] {
         theater.stop_service(service).await?;
-        theater.stage.settings.push((service, "--idempotency-ttl-secs=1".to_owned()));
-        theater.start_again(service).await?;
+        theater.config.settings.push((service, "--idempotency-ttl-secs=1".to_owned()));
+        theater.restart_service(service).await?;
     }
     let api = &theater.api;
     for (first, route) in &firsts {
-        let brief = route.first(api, "brief", &route.body).await?;
+        let short_lived = route.first(api, "short-lived", &route.body).await?;
         let location = |answer: &Answer| answer.header("location").map(str::to_owned);
         let next = eventually("the key is free again", SOON, async || {
-            let answer = route.call("brief", &route.body).play(api).await?;
-            ensure!(answer.header(REPLAYED).is_none(), "still repeated");
+            let answer = route.call("short-lived", &route.body).play(api).await?;
+            ensure!(answer.header(REPLAYED).is_none(), "still replayed");
             Ok(answer)
         })
         .await?;
-        // A delivery's location is its movie.
+        // The location of a delivery is its movie, so it does not differ.
         let movies = route.path.contains("tickets");
-        ensure!(movies || location(&next) != location(&brief), "{next:?}");
-        // What has expired is as good as gone, for another body too, before it is deleted.
+        ensure!(movies || location(&next) != location(&short_lived), "{next:?}");
+        // An expired key is free before its row is deleted, also for another body.
         route.first(api, "expired", &route.body).await?;
         let service = if route.status == 202 { "reservation" } else { "movie" };
-        let mut connection = PgConnection::connect(theater.stage.database_url(service)).await?;
+        let mut connection = PgConnection::connect(theater.config.database_url(service)).await?;
         sqlx::query("update idempotency set expires_at = now() where key = 'expired'")
             .execute(&mut connection)
             .await?;
         let (field, value) = &route.changes[0];
         route.first(api, "expired", &route.changed(field, value)).await?;
-        route.again(api, "k", &route.body, first).await?;
+        route.repeat(api, "k", &route.body, first).await?;
     }
     for (service, kept) in [("movie", 2), ("reservation", 1)] {
-        eventually("what has expired is deleted", SOON, async || {
-            let url = theater.stage.database_url(service);
-            let rows = checks::count(url, "select count(*) from idempotency").await?;
+        eventually("expired rows are deleted", SOON, async || {
+            let url = theater.config.database_url(service);
+            let rows = checks::count_rows(url, "select count(*) from idempotency").await?;
             ensure!(rows == kept, "{service} keeps {rows}");
             Ok(())
         })

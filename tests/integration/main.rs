@@ -1,135 +1,153 @@
-//! Every call and event on real Kafka and PostgreSQL.
+//! Every HTTP call and every event, on a real Kafka and a real PostgreSQL.
+//!
+//! The services run inside this process, each test's on topics and databases of its own. Tests of panics, traces and
+//! crashes start them as processes instead.
+//!
+//! Needs Kafka and PostgreSQL, which it starts itself (see `tests/README.md`). `cargo test -p theater-tests --test
+//! integration fencing::` runs the tests with that in their name, and `-- --list` lists them all.
+//!
+//! # Layout
+//!
+//! One file a subject, with the name of its tests: `fencing.rs` has `fencing::two_owners_of_every_partition`. The tests
+//! share:
+//!
+//! - [`calls`]: HTTP calls in tables, each with the response that must come back.
+//! - [`malformed_records`]: records that no consumer can use, and the dead letters that they become.
+//! - [`prometheus`]: a strict parser of `/metrics`.
+//! - [`row_lock`]: a transaction that blocks a service between two of its statements.
+//! - [`snapshot`]: all rows and responses of a theater, to be compared later.
+//! - [`wire_protocol`]: a record written in Kafka's wire protocol, as no client writes it.
 
 use std::process::ExitCode;
 
 use theater_tests::runner::{self, Test};
 use theater_tests::tests;
 
-mod away;
-mod bad;
+mod atomicity;
 mod bad_requests;
 mod calls;
 mod capacity;
 mod catalogue;
 mod consistency;
-mod described;
-mod edge;
+mod deadlines;
 mod email;
-mod endings;
+mod event_streams;
 mod exports;
-mod holder;
+mod fencing;
+mod gateway;
 mod http_surface;
 mod idempotency;
-mod ledgers;
 mod locks;
-mod look;
-mod narrow;
+mod malformed_records;
+mod max_message_bytes;
 mod observability;
-mod older;
+mod openapi;
+mod outages;
 mod paging;
 mod poison;
-mod positions;
+mod prefer_wait;
 mod prometheus;
-mod raw;
-mod recreated;
+mod recreated_topic;
+mod redelivery;
 mod relay;
-mod repeats;
-mod streams;
-mod together;
-mod waiting;
+mod rolling_upgrade;
+mod row_lock;
+mod snapshot;
+mod version_chain;
+mod wire_protocol;
 
 fn main() -> ExitCode {
-    let mut tests = on_the_surface();
-    tests.extend(underneath());
+    let mut tests = http_tests();
+    tests.extend(messaging_tests());
     runner::run(tests, 2)
 }
 
-/// Calls, and what they show.
-fn on_the_surface() -> Vec<Test> {
+/// HTTP calls and their responses.
+fn http_tests() -> Vec<Test> {
     tests![
-        bad_requests::bytes_that_are_no_request_are_refused,
-        bad_requests::fields_are_named_with_their_bounds,
-        catalogue::movies_are_found,
-        catalogue::movies_are_sorted_and_chosen,
-        catalogue::sales_leave_the_texts_alone,
-        catalogue::the_longest_texts_are_taken,
-        catalogue::texts_are_made_up_for_and_indexed,
-        consistency::a_list_shows_what_its_caller_has_seen,
-        consistency::a_list_that_can_not_catch_up_says_so,
-        consistency::a_token_that_nobody_gave_out_is_refused,
-        described::a_service_that_is_away_stays_described,
-        described::every_call_is_described,
-        described::people_can_read_it,
-        edge::a_client_is_limited_by_its_address,
-        edge::answers_are_compressed,
-        edge::head_options_and_what_browsers_are_told,
-        edge::heads_are_bounded,
-        edge::pages_of_other_origins_call_if_they_may,
-        edge::slow_clients_harm_nobody,
-        exports::a_dead_replicas_export_is_begun_again,
-        exports::a_folder_that_can_not_be_written_fails_the_export,
+        bad_requests::invalid_fields_are_named_with_their_bounds,
+        bad_requests::malformed_http_is_refused,
+        catalogue::missing_search_texts_are_backfilled_and_indexed,
+        catalogue::movies_are_found_by_text,
+        catalogue::movies_are_sorted_and_filtered,
+        catalogue::sales_write_no_search_text,
+        catalogue::the_longest_texts_are_accepted,
+        consistency::a_list_is_as_new_as_the_callers_token,
+        consistency::a_list_that_cannot_catch_up_answers_503,
+        consistency::an_invalid_token_is_refused,
+        event_streams::a_reconnecting_client_receives_only_newer_events,
+        event_streams::a_stop_ends_open_streams,
+        event_streams::each_client_receives_its_reservations_outcome,
         exports::a_movies_reservations_are_exported,
-        exports::expired_exports_are_cleared,
-        exports::exports_expire_by_themselves,
-        exports::replicas_that_share_no_folder_say_so,
-        exports::too_many_at_once_are_refused,
-        http_surface::movies_are_delivered_and_edited,
+        exports::an_unwritable_folder_fails_the_export,
+        exports::expired_exports_are_deleted,
+        exports::exports_expire_after_their_ttl,
+        exports::replicas_without_a_shared_folder_answer_503,
+        exports::the_export_of_a_killed_replica_is_restarted,
+        exports::too_many_unfinished_exports_are_refused,
+        gateway::cors_admits_configured_origins_only,
+        gateway::head_options_and_security_headers,
+        gateway::request_heads_are_bounded,
+        gateway::requests_are_limited_per_client_address,
+        gateway::responses_are_compressed,
+        gateway::slow_clients_do_not_delay_others,
+        http_surface::collections_are_filtered,
         http_surface::movies_are_published_and_shown,
-        http_surface::reservations_are_cancelled_and_told,
+        http_surface::outcomes_are_listed_and_notified,
         http_surface::reservations_are_placed_and_shown,
-        http_surface::rows_are_filtered,
-        idempotency::a_key_belongs_to_its_scope,
+        http_surface::tickets_are_delivered_and_movies_edited,
         idempotency::a_key_has_one_effect,
-        idempotency::a_repeat_waits_by_itself,
-        idempotency::acceptances_outlive_the_service_but_not_their_time,
-        idempotency::both_replicas_past_the_look,
-        idempotency::many_at_once_in_one_replica,
-        idempotency::many_at_once_in_two_replicas,
-        idempotency::opposite_orders_do_not_block,
-        observability::a_collector_sees_the_whole_saga,
-        observability::metrics_tell_what_happened,
+        idempotency::a_key_is_scoped_to_route_resource_and_user,
+        idempotency::concurrent_repeats_in_one_replica,
+        idempotency::concurrent_repeats_in_two_replicas,
+        idempotency::each_repeat_waits_by_its_own_preference,
+        idempotency::opposite_key_orders_do_not_deadlock,
+        idempotency::stored_responses_survive_a_restart_and_expire,
+        idempotency::two_replicas_find_the_same_key_free,
+        observability::a_collector_receives_the_whole_saga,
+        observability::metrics_count_what_happened,
         observability::one_trace_covers_a_saga,
-        paging::no_old_row_is_missed_or_repeated_while_rows_arrive,
-        streams::a_client_that_comes_back_is_told_what_is_newer,
-        streams::a_stop_waits_for_no_stream,
-        streams::each_client_sees_its_own_reservation_end,
-        waiting::any_replica_can_answer,
-        waiting::the_outcome_is_told_in_time,
-        waiting::what_is_not_decided_in_time_is_accepted,
+        openapi::a_stopped_service_stays_in_the_document,
+        openapi::every_operation_is_documented,
+        openapi::swagger_ui_is_served,
+        paging::no_row_is_missed_or_repeated_while_rows_arrive,
+        prefer_wait::an_outcome_in_time_is_the_response,
+        prefer_wait::an_undecided_reservation_is_accepted,
+        prefer_wait::any_replica_can_answer,
     ]
 }
 
-/// Events, faults, and what must hold.
-fn underneath() -> Vec<Test> {
+/// Events, faults and invariants.
+fn messaging_tests() -> Vec<Test> {
     tests![
-        away::kafka,
-        away::postgres,
-        capacity::two_replicas_sell_exactly_what_there_is,
-        email::a_mail_server_that_is_away_holds_nobody,
-        email::each_outcome_is_told_once,
+        atomicity::a_batch_commits_all_at_once,
+        atomicity::a_call_commits_all_at_once,
+        capacity::two_replicas_sell_exactly_the_stock,
+        deadlines::cancelled_right_after_placing,
+        deadlines::deadlines_pass_while_the_movie_service_is_stopped,
+        email::an_unavailable_mail_server_delays_no_saga,
+        email::each_outcome_is_mailed_once,
+        email::failed_emails_are_sent_again_on_command,
         email::two_replicas_send_each_once,
-        email::what_failed_is_sent_at_the_operators_command,
-        endings::cancelled_in_the_moment_of_placing,
-        endings::deadlines_pass_while_the_movie_is_away,
-        ledgers::are_unbroken_under_load,
-        locks::are_taken_in_the_order_of_the_ids,
-        locks::the_sweeper_waits_for_nobody,
-        narrow::events_that_fit_are_sent,
-        older::starts_after_a_newer_one_has_migrated,
-        poison::in_the_reservations,
-        poison::in_the_movies,
-        poison::within_a_batch,
-        poison::a_header_whose_name_is_not_text,
-        poison::behind_the_markers_of_transactions,
-        poison::over_the_limit_of_its_topic,
-        positions::an_owner_who_lost_it_writes_nothing,
-        positions::two_owners_of_everything,
-        recreated::a_log_made_anew_is_held,
-        relay::a_shard_is_sent_by_its_owner_in_the_order_of_its_rows,
-        relay::what_commits_late_is_sent,
-        relay::what_is_sent_again_is_the_same,
-        repeats::every_record_again_changes_nothing,
-        together::what_a_batch_writes,
-        together::what_a_call_writes,
+        fencing::a_former_owner_writes_nothing,
+        fencing::two_owners_of_every_partition,
+        locks::rows_are_locked_in_id_order,
+        locks::the_sweeper_skips_locked_rows,
+        max_message_bytes::events_that_fit_are_sent,
+        outages::kafka,
+        outages::postgres,
+        poison::a_header_name_that_is_not_text,
+        poison::after_transaction_markers,
+        poison::dead_letters_over_the_limit_of_their_topic,
+        poison::in_the_movies_topic,
+        poison::in_the_reservations_topic,
+        poison::one_record_within_a_batch,
+        recreated_topic::its_partitions_are_halted,
+        redelivery::every_record_again_changes_nothing,
+        relay::a_shard_is_sent_by_its_owner_in_seq_order,
+        relay::an_event_sent_again_keeps_its_identity,
+        relay::rows_that_commit_late_are_sent,
+        rolling_upgrade::an_older_release_starts_on_a_newer_schema,
+        version_chain::is_unbroken_under_load,
     ]
 }

@@ -1,11 +1,11 @@
-//! Topics that take less than what is sent together: the broker refuses the whole of it, and doesn't say
-//! which record is too large, or whether any is.
+//! Topics whose `max.message.bytes` is smaller than a batch of the producer. The broker refuses the whole batch, and does
+//! not say which record is too large, or whether one is. Every event that fits by itself is still sent.
 
 use std::time::Duration;
 
 use anyhow::ensure;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use theater_tests::theater::Stage;
+use theater_tests::theater::TheaterConfig;
 use theater_tests::{Environment, Setup, Theater, checks, topics};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -15,20 +15,20 @@ fn setup() -> Setup {
 }
 
 pub(crate) async fn events_that_fit_are_sent(environment: &Environment) -> anyhow::Result<()> {
-    let stage = Stage::new(environment.bootstrap(), &environment.admin_url(), &setup()).await?;
+    let config = TheaterConfig::create(environment.bootstrap(), &environment.admin_url(), &setup()).await?;
     for topic in ["reservations", "movies"] {
-        let name = format!("{}{topic}", stage.prefix);
-        topics::create(&stage.bootstrap, &name, &[("max.message.bytes", "4000")]).await?;
+        let name = format!("{}{topic}", config.prefix);
+        topics::create(&config.bootstrap, &name, &[("max.message.bytes", "4000")]).await?;
     }
-    let theater = Theater::start_on(stage, 1).await?;
+    let theater = Theater::start_with(config, 1).await?;
     let movie = theater.api.publish(150).await?;
     stream::iter(0..200)
         .map(|_| theater.api.reserve(movie, 1))
         .buffer_unordered(100)
         .try_collect::<Vec<_>>()
         .await?;
-    checks::at_rest(&theater.stage, SOON).await?;
-    ensure!(theater.api.left(movie).await? == 0);
-    checks::invariants(&theater.stage, &theater.api).await?;
+    checks::wait_until_at_rest(&theater.config, SOON).await?;
+    ensure!(theater.api.tickets_left(movie).await? == 0);
+    checks::invariants(&theater.config, &theater.api).await?;
     theater.stop().await
 }

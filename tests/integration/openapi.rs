@@ -1,4 +1,4 @@
-//! The API's description through the gateway: whole, true, and there while a service is away.
+//! The OpenAPI document of the gateway: complete, correct, and available while a service is stopped; and Swagger UI.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use theater_tests::{Api, Environment, Setup, Theater};
 
-/// What the contract names, and nothing else.
+/// All paths of the contract and their methods.
 const CALLS: [(&str, &str); 16] = [
     ("/", "GET"),
     ("/docs/", "GET"),
@@ -30,18 +30,18 @@ const ONE_RESERVATION: (&str, &str) = ("/reservations/{id}", "DELETE GET");
 
 type Calls = BTreeMap<String, BTreeSet<String>>;
 
-pub(crate) async fn every_call_is_described(environment: &Environment) -> anyhow::Result<()> {
+pub(crate) async fn every_operation_is_documented(environment: &Environment) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
-    let whole = described(&theater.api).await?;
-    ensure!(whole["openapi"] == "3.1.0" && whole["servers"][0]["url"] == "/", "{whole}");
-    let calls = calls(&whole)?;
+    let document = fetch_document(&theater.api).await?;
+    ensure!(document["openapi"] == "3.1.0" && document["servers"][0]["url"] == "/", "{document}");
+    let calls = calls(&document)?;
     let expected: Calls = CALLS
         .into_iter()
         .chain([ONE_RESERVATION])
         .map(|(path, methods)| (path.to_owned(), methods.split(' ').map(str::to_owned).collect()))
         .collect();
     ensure!(calls == expected, "{calls:#?}");
-    // What a path really takes is what its description says.
+    // The methods that a path accepts are the documented ones.
     for (path, methods) in &calls {
         let path = path.replace("{id}", "0192f0c1-7c1a-7000-8000-000000000001");
         let answer = Api::send(theater.api.request(Method::TRACE, &path)).await?;
@@ -51,17 +51,17 @@ pub(crate) async fn every_call_is_described(environment: &Environment) -> anyhow
         ensure!(allowed.map(str::to_owned).collect::<BTreeSet<_>>() == *methods, "{path}: {allow}");
     }
     let mut ids = BTreeSet::new();
-    for operation in operations(&whole) {
+    for operation in operations(&document) {
         let id = operation["operationId"].as_str().context("operationId")?;
-        ensure!(ids.insert(id), "{id} stands twice");
+        ensure!(ids.insert(id), "{id} is used twice");
         ensure!(operation["summary"].is_string(), "{id} has no summary");
     }
-    resolved(&whole, &whole)?;
-    examples(&whole)?;
+    references_resolve(&document, &document)?;
+    errors_and_bodies_have_examples(&document)?;
     theater.stop().await
 }
 
-pub(crate) async fn a_service_that_is_away_stays_described(environment: &Environment) -> anyhow::Result<()> {
+pub(crate) async fn a_stopped_service_stays_in_the_document(environment: &Environment) -> anyhow::Result<()> {
     let mut theater = Theater::start(environment, Setup::default()).await?;
     theater.stop_service("movie").await?;
     let answer = theater.api.get("/openapi.json").await?;
@@ -70,15 +70,15 @@ pub(crate) async fn a_service_that_is_away_stays_described(environment: &Environ
         answer.header("retry-after").is_some() && answer.text.contains("the movie service"),
         "{answer:?}"
     );
-    theater.start_again("movie").await?;
-    let whole = described(&theater.api).await?;
+    theater.restart_service("movie").await?;
+    let document = fetch_document(&theater.api).await?;
     theater.stop_service("movie").await?;
     ensure!(theater.api.get("/movies").await?.status == StatusCode::SERVICE_UNAVAILABLE);
-    ensure!(described(&theater.api).await? == whole);
+    ensure!(fetch_document(&theater.api).await? == document);
     theater.stop().await
 }
 
-pub(crate) async fn people_can_read_it(environment: &Environment) -> anyhow::Result<()> {
+pub(crate) async fn swagger_ui_is_served(environment: &Environment) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
     let page = theater.api.get("/docs").await?;
     ensure!(page.status == StatusCode::OK && page.header("content-type") == Some("text/html"), "{page:?}");
@@ -86,7 +86,7 @@ pub(crate) async fn people_can_read_it(environment: &Environment) -> anyhow::Res
     let policy = page.header("content-security-policy").context("a policy")?;
     ensure!(policy.contains("default-src 'none'") && policy.contains("script-src 'self';"), "{policy}");
     ensure!(!page.text.contains("<script>") && !page.text.contains("://"), "{}", page.text);
-    // Whatever the page names is there.
+    // Every file that the page refers to is served.
     let mut files = 0;
     for name in page.text.split(['"', ' ']).filter_map(|word| word.strip_prefix("./")) {
         let file = theater.api.get(&format!("/docs/{name}")).await?;
@@ -101,7 +101,7 @@ pub(crate) async fn people_can_read_it(environment: &Environment) -> anyhow::Res
     theater.stop().await
 }
 
-async fn described(api: &Api) -> anyhow::Result<Value> {
+async fn fetch_document(api: &Api) -> anyhow::Result<Value> {
     let answer = api.get("/openapi.json").await?;
     ensure!(answer.status == StatusCode::OK, "{answer:?}");
     ensure!(answer.header("content-type") == Some("application/json"), "{answer:?}");
@@ -109,15 +109,15 @@ async fn described(api: &Api) -> anyhow::Result<Value> {
 }
 
 /// The methods by path.
-fn calls(whole: &Value) -> anyhow::Result<Calls> {
-    let paths = whole["paths"].as_object().context("paths")?;
+fn calls(document: &Value) -> anyhow::Result<Calls> {
+    let paths = document["paths"].as_object().context("paths")?;
     let methods =
         |item: &Value| item.as_object().map(|item| item.keys().map(|key| key.to_uppercase()).collect());
     Ok(paths.iter().map(|(path, item)| (path.clone(), methods(item).unwrap_or_default())).collect())
 }
 
-fn operations(whole: &Value) -> impl Iterator<Item = &Value> {
-    whole["paths"]
+fn operations(document: &Value) -> impl Iterator<Item = &Value> {
+    document["paths"]
         .as_object()
         .into_iter()
         .flatten()
@@ -126,26 +126,26 @@ fn operations(whole: &Value) -> impl Iterator<Item = &Value> {
         .map(|(_, operation)| operation)
 }
 
-/// Every reference leads somewhere.
-fn resolved(whole: &Value, value: &Value) -> anyhow::Result<()> {
+/// Every reference resolves.
+fn references_resolve(document: &Value, value: &Value) -> anyhow::Result<()> {
     if let Some(reference) = value.get("$ref").and_then(Value::as_str) {
         let pointer = reference.strip_prefix('#').with_context(|| reference.to_owned())?;
-        ensure!(whole.pointer(pointer).is_some(), "{reference} leads nowhere");
+        ensure!(document.pointer(pointer).is_some(), "{reference} does not resolve");
     }
     match value {
-        Value::Object(fields) => fields.values().try_for_each(|value| resolved(whole, value)),
-        Value::Array(items) => items.iter().try_for_each(|value| resolved(whole, value)),
+        Value::Object(fields) => fields.values().try_for_each(|value| references_resolve(document, value)),
+        Value::Array(items) => items.iter().try_for_each(|value| references_resolve(document, value)),
         _ => Ok(()),
     }
 }
 
-/// Each call tells its errors as problems with an example; each body has an example.
-fn examples(whole: &Value) -> anyhow::Result<()> {
+/// Each error response is documented as a problem with an example, and each request body has an example.
+fn errors_and_bodies_have_examples(document: &Value) -> anyhow::Result<()> {
     let follow = |value: &Value| -> anyhow::Result<Value> {
         let Some(reference) = value["$ref"].as_str() else { return Ok(value.clone()) };
-        whole.pointer(&reference[1..]).cloned().with_context(|| reference.to_owned())
+        document.pointer(&reference[1..]).cloned().with_context(|| reference.to_owned())
     };
-    for operation in operations(whole) {
+    for operation in operations(document) {
         let id = &operation["operationId"];
         if let Some(content) = operation["requestBody"]["content"]["application/json"].as_object() {
             let schema = follow(&content["schema"])?;

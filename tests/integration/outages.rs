@@ -1,5 +1,6 @@
-//! Kafka or PostgreSQL away: killed (connections are refused) or frozen (nothing answers). What can be
-//! taken is taken, the rest is refused in time, and the services go on by themselves.
+//! Outages of Kafka or PostgreSQL: the server is killed (connections are refused) or frozen (nothing answers). Without
+//! Kafka reservations are still accepted; without PostgreSQL calls are refused in time. Afterwards the services recover
+//! without a restart.
 
 use std::time::Duration;
 
@@ -10,97 +11,99 @@ use serde_json::json;
 use theater_infra::supervise::{Child, Signal};
 use theater_tests::api::{Answer, reservation};
 use theater_tests::servers::{KafkaServer, Kind, PostgresServer};
-use theater_tests::theater::Stage;
+use theater_tests::theater::TheaterConfig;
 use theater_tests::{Api, Environment, Setup, Theater, checks, eventually};
 use uuid::Uuid;
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// The contract's bound for an answer, whatever is away.
-const ANSWER: Duration = Duration::from_secs(5);
+/// The contract's bound for a response during an outage.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Away {
-    /// As `away()` does it: killed, or a container that is paused.
-    Taken,
-    /// A process that is there and does nothing.
+enum Outage {
+    /// As `take_down()` does it: a killed process, or a paused container.
+    Stopped,
+    /// A process that is stopped by SIGSTOP.
     Frozen,
 }
 
-fn ways(kind: Kind) -> &'static [Away] {
+fn outages(kind: Kind) -> &'static [Outage] {
     match kind {
-        // A container that is taken away is frozen.
-        Kind::Container => &[Away::Taken],
-        Kind::Native => &[Away::Taken, Away::Frozen],
+        // A paused container is frozen already.
+        Kind::Container => &[Outage::Stopped],
+        Kind::Native => &[Outage::Stopped, Outage::Frozen],
     }
 }
 
 fn setup() -> Setup {
-    // Nothing is to end by its deadline, nor be refused because of it.
+    // So long a deadline that no reservation is cancelled or refused because of it.
     Setup { deadline_secs: 600, partitions: 2, ..Setup::default() }
 }
 
 pub(crate) async fn kafka(environment: &Environment) -> anyhow::Result<()> {
     let mut kafka = KafkaServer::start(environment.kind).await?;
-    let stage = Stage::new(kafka.bootstrap(), &environment.admin_url(), &setup()).await?;
-    let theater = Theater::start_on(stage, 1).await?;
+    let config = TheaterConfig::create(kafka.bootstrap(), &environment.admin_url(), &setup()).await?;
+    let theater = Theater::start_with(config, 1).await?;
     let api = &theater.api;
     let movie = api.publish(100).await?;
-    confirmed(api, movie, api.reserve(movie, 1).await?).await?;
-    for way in ways(environment.kind) {
-        take_kafka(&mut kafka, *way).await?;
+    wait_for_confirmation(api, movie, api.reserve(movie, 1).await?).await?;
+    for outage in outages(environment.kind) {
+        stop_kafka(&mut kafka, *outage).await?;
         let mut accepted = Vec::new();
         for _ in 0..5 {
-            accepted.push(api.reserve(movie, 1).await.with_context(|| format!("{way:?}"))?);
+            accepted.push(api.reserve(movie, 1).await.with_context(|| format!("{outage:?}"))?);
         }
-        let changed_mind = api.reserve(movie, 1).await?;
-        let answer = api.delete(&format!("/reservations/{changed_mind}")).await?;
-        ensure!(answer.status == StatusCode::ACCEPTED, "{way:?}: {answer:?}");
+        let cancelled = api.reserve(movie, 1).await?;
+        let answer = api.delete(&format!("/reservations/{cancelled}")).await?;
+        ensure!(answer.status == StatusCode::ACCEPTED, "{outage:?}: {answer:?}");
         for id in &accepted {
-            ensure!(api.reservation(*id).await?["reserveStatus"] == "PENDING", "{way:?}");
+            ensure!(api.reservation(*id).await?["reserveStatus"] == "PENDING", "{outage:?}");
         }
-        return_kafka(&mut kafka, *way).await?;
+        resume_kafka(&mut kafka, *outage).await?;
         for id in accepted {
-            confirmed(api, movie, id).await?;
+            wait_for_confirmation(api, movie, id).await?;
         }
-        checks::at_rest(&theater.stage, SOON).await?;
-        checks::invariants(&theater.stage, api).await?;
+        checks::wait_until_at_rest(&theater.config, SOON).await?;
+        checks::invariants(&theater.config, api).await?;
     }
     theater.stop().await
 }
 
 pub(crate) async fn postgres(environment: &Environment) -> anyhow::Result<()> {
     let mut postgres = PostgresServer::start(environment.kind).await?;
-    let stage = Stage::new(environment.bootstrap(), &postgres.admin_url(), &setup()).await?;
-    let theater = Theater::start_on(stage, 1).await?;
+    let config = TheaterConfig::create(environment.bootstrap(), &postgres.admin_url(), &setup()).await?;
+    let theater = Theater::start_with(config, 1).await?;
     let api = &theater.api;
     let movie = api.publish(100).await?;
     let first = api.reserve(movie, 1).await?;
-    confirmed(api, movie, first).await?;
-    for way in ways(environment.kind) {
-        // Still undecided when the database goes, most likely.
-        let under_way = api.reserve(movie, 1).await?;
-        take_postgres(&mut postgres, *way).await?;
+    wait_for_confirmation(api, movie, first).await?;
+    for outage in outages(environment.kind) {
+        // Most likely still undecided when the database stops.
+        let undecided = api.reserve(movie, 1).await?;
+        stop_postgres(&mut postgres, *outage).await?;
         let refused = Uuid::now_v7();
-        everything_is_refused(&theater, movie, first, refused).await.with_context(|| format!("{way:?}"))?;
-        return_postgres(&mut postgres, *way).await?;
-        eventually("reservations are taken again", SOON, async || {
+        all_calls_are_refused(&theater, movie, first, refused)
+            .await
+            .with_context(|| format!("{outage:?}"))?;
+        resume_postgres(&mut postgres, *outage).await?;
+        eventually("reservations are accepted again", SOON, async || {
             let answer = api.post("/reservations", &reservation(refused, movie, 1)).await?;
-            ensure!(answer.status == StatusCode::ACCEPTED, "{way:?}: {answer:?}");
+            ensure!(answer.status == StatusCode::ACCEPTED, "{outage:?}: {answer:?}");
             Ok(())
         })
         .await?;
-        for id in [under_way, refused] {
-            confirmed(api, movie, id).await?;
+        for id in [undecided, refused] {
+            wait_for_confirmation(api, movie, id).await?;
         }
-        checks::at_rest(&theater.stage, SOON).await?;
-        checks::invariants(&theater.stage, api).await?;
+        checks::wait_until_at_rest(&theater.config, SOON).await?;
+        checks::invariants(&theater.config, api).await?;
     }
     theater.stop().await
 }
 
-/// Every call that needs a database, through the gateway and at the service's own port, at the same time.
-async fn everything_is_refused(
+/// Makes every call that needs a database at the same time, through the gateway and at the service's own port.
+async fn all_calls_are_refused(
     theater: &Theater,
     movie: Uuid,
     first: Uuid,
@@ -128,7 +131,8 @@ async fn everything_is_refused(
     let answers = calls.iter().map(async |(service, method, path, body)| {
         let direct = Api::new(format!("http://127.0.0.1:{}", theater.port(service)))?;
         for api in [&theater.api, &direct] {
-            let mut request = api.request(method.clone(), path).timeout(ANSWER).header("if-match", "*");
+            let mut request =
+                api.request(method.clone(), path).timeout(RESPONSE_TIMEOUT).header("if-match", "*");
             if let Some(body) = body {
                 request = request.json(body).header("idempotency-key", "refused, so kept nowhere");
             }
@@ -140,7 +144,7 @@ async fn everything_is_refused(
     let health = ["reservation", "movie", "notification", "reservation-list"].map(async |service| {
         let api = Api::new(format!("http://127.0.0.1:{}", theater.port(service)))?;
         for (path, status) in [("/livez", StatusCode::OK), ("/readyz", StatusCode::SERVICE_UNAVAILABLE)] {
-            let answer = Api::send(api.request(Method::GET, path).timeout(ANSWER)).await;
+            let answer = Api::send(api.request(Method::GET, path).timeout(RESPONSE_TIMEOUT)).await;
             let answer = answer.with_context(|| format!("{service}{path}"))?;
             ensure!(answer.status == status, "{service}{path}: {answer:?}");
         }
@@ -159,7 +163,7 @@ fn is_refusal(answer: &Answer) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn confirmed(api: &Api, movie: Uuid, id: Uuid) -> anyhow::Result<()> {
+async fn wait_for_confirmation(api: &Api, movie: Uuid, id: Uuid) -> anyhow::Result<()> {
     eventually("the reservation is confirmed", SOON, async || {
         let reservation = api.reservation(id).await?;
         ensure!(reservation["reserveStatus"] == "CONFIRMED", "of {movie}: {reservation}");
@@ -168,35 +172,35 @@ async fn confirmed(api: &Api, movie: Uuid, id: Uuid) -> anyhow::Result<()> {
     .await
 }
 
-async fn take_kafka(kafka: &mut KafkaServer, way: Away) -> anyhow::Result<()> {
-    match (way, kafka) {
-        (Away::Frozen, KafkaServer::Native(kafka)) => signal(kafka.child(), Signal::STOP),
-        (_, kafka) => kafka.away().await,
+async fn stop_kafka(kafka: &mut KafkaServer, outage: Outage) -> anyhow::Result<()> {
+    match (outage, kafka) {
+        (Outage::Frozen, KafkaServer::Native(kafka)) => signal(kafka.child(), Signal::STOP),
+        (_, kafka) => kafka.take_down().await,
     }
 }
 
-async fn return_kafka(kafka: &mut KafkaServer, way: Away) -> anyhow::Result<()> {
-    match (way, kafka) {
-        (Away::Frozen, KafkaServer::Native(kafka)) => signal(kafka.child(), Signal::CONT),
-        (_, kafka) => kafka.back().await,
+async fn resume_kafka(kafka: &mut KafkaServer, outage: Outage) -> anyhow::Result<()> {
+    match (outage, kafka) {
+        (Outage::Frozen, KafkaServer::Native(kafka)) => signal(kafka.child(), Signal::CONT),
+        (_, kafka) => kafka.bring_up().await,
     }
 }
 
-async fn take_postgres(postgres: &mut PostgresServer, way: Away) -> anyhow::Result<()> {
-    match (way, postgres) {
-        (Away::Frozen, PostgresServer::Native(postgres)) => signal(postgres.child(), Signal::STOP),
-        (_, postgres) => postgres.away().await,
+async fn stop_postgres(postgres: &mut PostgresServer, outage: Outage) -> anyhow::Result<()> {
+    match (outage, postgres) {
+        (Outage::Frozen, PostgresServer::Native(postgres)) => signal(postgres.child(), Signal::STOP),
+        (_, postgres) => postgres.take_down().await,
     }
 }
 
-async fn return_postgres(postgres: &mut PostgresServer, way: Away) -> anyhow::Result<()> {
-    match (way, postgres) {
-        (Away::Frozen, PostgresServer::Native(postgres)) => signal(postgres.child(), Signal::CONT),
-        (_, postgres) => postgres.back().await,
+async fn resume_postgres(postgres: &mut PostgresServer, outage: Outage) -> anyhow::Result<()> {
+    match (outage, postgres) {
+        (Outage::Frozen, PostgresServer::Native(postgres)) => signal(postgres.child(), Signal::CONT),
+        (_, postgres) => postgres.bring_up().await,
     }
 }
 
 fn signal(child: Option<&Child>, signal: Signal) -> anyhow::Result<()> {
-    child.context("it is not running")?.signal_family(signal);
+    child.context("it is not running")?.signal_tree(signal);
     Ok(())
 }

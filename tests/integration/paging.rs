@@ -1,4 +1,4 @@
-//! Collections, page by page, while they grow.
+//! Pagination: clients read each collection page by page while rows are inserted.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,61 +6,61 @@ use anyhow::{Context, ensure};
 use futures_util::future::try_join_all;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use theater_tests::theater::Stage;
+use theater_tests::theater::TheaterConfig;
 use theater_tests::{Api, Environment, Setup, Theater};
 use uuid::Uuid;
 
 use crate::calls::Call;
 
-/// Rows of each collection that are there before anyone walks.
-const OLD: i32 = 10_000;
+/// Rows of each collection before any client reads.
+const OLD_ROWS: i32 = 10_000;
 
-/// Rows that arrive during one walk.
-const NEW: i32 = 1_000;
+/// Rows that are inserted during one scan.
+const NEW_ROWS: i32 = 1_000;
 
-/// One way through a collection.
-struct Walk {
+/// One scan through a collection.
+struct Scan {
     service: &'static str,
     path: &'static str,
     limit: usize,
-    way: Way,
-    /// The same rows in the same order, straight from the database.
-    order: &'static str,
+    next_page: NextPage,
+    /// Selects the same rows in the same order from the database.
+    expected: &'static str,
 }
 
-/// How the next page is asked for.
+/// How the client requests the next page.
 #[derive(Clone, Copy, Debug)]
-enum Way {
+enum NextPage {
     Cursor,
     Link,
 }
 
-/// A user's id that must be escaped in a link is `ann & bob+1`, who has half of the rows.
+/// Half of the rows belong to the user `ann & bob+1`, whose id must be escaped in a link.
 #[rustfmt::skip]
-const WALKS: [Walk; 14] = [
-    walk("movie", "/movies", 199, "select id from movie order by seq desc"),
-    walk("movie", "/movies?sort=name", 200, "select id from movie join movie_text using (seq) order by movie_text.name, seq"),
-    walk("movie", "/movies?sort=qty&minQty=0", 200, "select id from movie order by qty desc, seq desc"),
-    walk("movie", "/movies?minQty=50", 150, "select id from movie where qty >= 50 order by seq desc"),
-    walk("movie", "/movies?q=tale%20C%C3%94MMON", 200, "select id from movie where name like '%common' order by seq desc"),
-    walk("movie", "/movies?q=comon&sort=relevance", 200, "select id from movie join movie_text using (seq) where movie.name like '%common' order by (1000000 * (strict_word_similarity('comon', movie_text.name) + similarity('comon', movie_text.name)))::bigint desc, seq desc"),
-    walk("reservation", "/reservations", 200, "select id from reservation order by seq desc"),
-    walk("reservation", "/reservations?userId=ann%20%26%20bob%2B1", 99, "select id from reservation where user_id <> '7' order by seq desc"),
-    walk("notification", "/notifications", 200, "select reservation_id from notification order by seq desc"),
-    walk("notification", "/notifications?userId=ann%20%26%20bob%2B1", 200, "select reservation_id from notification where user_id <> '7' order by seq desc"),
-    walk("reservation-list", "/reservationLists", 200, "select id from reservation where status = 'CONFIRMED' order by seq desc"),
-    walk("reservation-list", "/reservationLists?status=all", 197, "select id from reservation order by seq desc"),
-    walk("reservation-list", "/reservationLists?userId=ann%20%26%20bob%2B1", 200, "select id from reservation where status = 'CONFIRMED' and user_id <> '7' order by seq desc"),
-    walk("reservation-list", "/reservationLists?userId=7&status=all", 200, "select id from reservation where user_id = '7' order by seq desc"),
+const SCANS: [Scan; 14] = [
+    scan("movie", "/movies", 199, "select id from movie order by seq desc"),
+    scan("movie", "/movies?sort=name", 200, "select id from movie join movie_text using (seq) order by movie_text.name, seq"),
+    scan("movie", "/movies?sort=qty&minQty=0", 200, "select id from movie order by qty desc, seq desc"),
+    scan("movie", "/movies?minQty=50", 150, "select id from movie where qty >= 50 order by seq desc"),
+    scan("movie", "/movies?q=tale%20C%C3%94MMON", 200, "select id from movie where name like '%common' order by seq desc"),
+    scan("movie", "/movies?q=comon&sort=relevance", 200, "select id from movie join movie_text using (seq) where movie.name like '%common' order by (1000000 * (strict_word_similarity('comon', movie_text.name) + similarity('comon', movie_text.name)))::bigint desc, seq desc"),
+    scan("reservation", "/reservations", 200, "select id from reservation order by seq desc"),
+    scan("reservation", "/reservations?userId=ann%20%26%20bob%2B1", 99, "select id from reservation where user_id <> '7' order by seq desc"),
+    scan("notification", "/notifications", 200, "select reservation_id from notification order by seq desc"),
+    scan("notification", "/notifications?userId=ann%20%26%20bob%2B1", 200, "select reservation_id from notification where user_id <> '7' order by seq desc"),
+    scan("reservation-list", "/reservationLists", 200, "select id from reservation where status = 'CONFIRMED' order by seq desc"),
+    scan("reservation-list", "/reservationLists?status=all", 197, "select id from reservation order by seq desc"),
+    scan("reservation-list", "/reservationLists?userId=ann%20%26%20bob%2B1", 200, "select id from reservation where status = 'CONFIRMED' and user_id <> '7' order by seq desc"),
+    scan("reservation-list", "/reservationLists?userId=7&status=all", 200, "select id from reservation where user_id = '7' order by seq desc"),
 ];
 
-const fn walk(service: &'static str, path: &'static str, limit: usize, order: &'static str) -> Walk {
-    // Both ways, each with every kind of page.
-    let way = if limit == 200 { Way::Cursor } else { Way::Link };
-    Walk { service, path, limit, way, order }
+const fn scan(service: &'static str, path: &'static str, limit: usize, expected: &'static str) -> Scan {
+    // Some scans by cursor, some by link.
+    let next_page = if limit == 200 { NextPage::Cursor } else { NextPage::Link };
+    Scan { service, path, limit, next_page, expected }
 }
 
-/// Adds `$1` rows to a service's database.
+/// The statement that inserts `$1` rows into a service's database.
 fn insert(service: &str) -> &'static str {
     match service {
         "movie" => {
@@ -96,124 +96,124 @@ fn insert(service: &str) -> &'static str {
     }
 }
 
-pub(crate) async fn no_old_row_is_missed_or_repeated_while_rows_arrive(
+pub(crate) async fn no_row_is_missed_or_repeated_while_rows_arrive(
     environment: &Environment,
 ) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
     for service in ["movie", "reservation", "notification", "reservation-list"] {
-        let mut database = PgConnection::connect(theater.stage.database_url(service)).await?;
-        sqlx::query(insert(service)).bind(OLD).execute(&mut database).await?;
+        let mut database = PgConnection::connect(theater.config.database_url(service)).await?;
+        sqlx::query(insert(service)).bind(OLD_ROWS).execute(&mut database).await?;
         sqlx::raw_sql("analyze").execute(&mut database).await?;
     }
-    try_join_all(WALKS.iter().map(async |walk| {
-        let what = || format!("{} by {} and {:?}", walk.path, walk.limit, walk.way);
-        walk.check(&theater.api, &theater.stage).await.with_context(what)
+    try_join_all(SCANS.iter().map(async |scan| {
+        let what = || format!("{} by {} and {:?}", scan.path, scan.limit, scan.next_page);
+        scan.check(&theater.api, &theater.config).await.with_context(what)
     }))
     .await?;
     theater.stop().await
 }
 
-impl Walk {
-    async fn check(&self, api: &Api, stage: &Stage) -> anyhow::Result<()> {
-        let old = self.rows(stage).await?;
-        ensure!(old.len() >= OLD as usize / 3, "only {} rows", old.len());
-        let seen = self.go(api, Arrivals::begin(stage, self.service).await?, old.len()).await?;
-        // Strictly in order: nothing twice, old and new ones alike.
-        let places: HashMap<_, _> = self.rows(stage).await?.into_iter().zip(0..).collect();
-        let met = seen.iter().map(|id| places.get(id).copied().context("a row that isn't there"));
-        let met: Vec<i32> = met.collect::<Result<_, _>>()?;
-        ensure!(met.is_sorted_by(|a, b| a < b), "rows came twice, or not in order");
-        let seen: HashSet<_> = seen.into_iter().collect();
-        let missed = old.iter().filter(|id| !seen.contains(id)).count();
+impl Scan {
+    async fn check(&self, api: &Api, config: &TheaterConfig) -> anyhow::Result<()> {
+        let old = self.expected_rows(config).await?;
+        ensure!(old.len() >= OLD_ROWS as usize / 3, "only {} rows", old.len());
+        let received = self.read_pages(api, Inserts::begin(config, self.service).await?, old.len()).await?;
+        // Old and new rows come in strict order, so none comes twice.
+        let positions: HashMap<_, _> = self.expected_rows(config).await?.into_iter().zip(0..).collect();
+        let order = received.iter().map(|id| positions.get(id).copied().context("a row that isn't there"));
+        let order: Vec<i32> = order.collect::<Result<_, _>>()?;
+        ensure!(order.is_sorted_by(|a, b| a < b), "rows came twice, or not in order");
+        let received: HashSet<_> = received.into_iter().collect();
+        let missed = old.iter().filter(|id| !received.contains(id)).count();
         ensure!(missed == 0, "{missed} of {} old rows were missed", old.len());
         Ok(())
     }
 
-    async fn rows(&self, stage: &Stage) -> anyhow::Result<Vec<Uuid>> {
-        let mut database = PgConnection::connect(stage.database_url(self.service)).await?;
-        Ok(sqlx::query_scalar(AssertSqlSafe(self.order)).fetch_all(&mut database).await?)
+    async fn expected_rows(&self, config: &TheaterConfig) -> anyhow::Result<Vec<Uuid>> {
+        let mut database = PgConnection::connect(config.database_url(self.service)).await?;
+        Ok(sqlx::query_scalar(AssertSqlSafe(self.expected)).fetch_all(&mut database).await?)
     }
 
-    /// All rows, as a client reads them.
-    async fn go(&self, api: &Api, mut arrivals: Arrivals, rows: usize) -> anyhow::Result<Vec<Uuid>> {
+    /// Reads all rows as a client does, while rows are inserted.
+    async fn read_pages(&self, api: &Api, mut inserts: Inserts, rows: usize) -> anyhow::Result<Vec<Uuid>> {
         let separator = if self.path.contains('?') { '&' } else { '?' };
         let first = format!("{}{separator}limit={}", self.path, self.limit);
         let pauses = rows.div_ceil(self.limit) - 1;
-        let at_once = NEW / i32::try_from(pauses)? + 1;
-        let (mut target, mut seen) = (first.clone(), Vec::new());
+        let rows_per_pause = NEW_ROWS / i32::try_from(pauses)? + 1;
+        let (mut target, mut received) = (first.clone(), Vec::new());
         loop {
-            let answer = Call::get(&target, 200).header("cache-control", "no-store").play(api).await?;
+            let answer = Call::get(&target, 200).expect_header("cache-control", "no-store").play(api).await?;
             let page = answer.json()?;
             ensure!(page.as_object().is_some_and(|page| page.len() == 2), "{page}");
             let items = page["items"].as_array().context("items")?;
             for item in items {
                 let id = item.get("reserveId").unwrap_or(&item["id"]);
-                seen.push(id.as_str().context("no id")?.parse()?);
+                received.push(id.as_str().context("no id")?.parse()?);
             }
             let link = answer.header("link");
             let Value::String(next) = &page["next"] else {
                 ensure!(page["next"].is_null() && link.is_none(), "{} and {link:?}", page["next"]);
                 ensure!(items.len() <= self.limit, "{} rows", items.len());
-                return arrivals.end().await.map(|()| seen);
+                return inserts.end().await.map(|()| received);
             };
             ensure!(items.len() == self.limit, "{} rows, and more after them", items.len());
             let safe = next.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte));
             ensure!(safe, "the cursor {next} must be escaped");
-            target = match self.way {
-                Way::Cursor => format!("{first}&cursor={next}"),
-                Way::Link => linked(link.context("no link")?)?,
+            target = match self.next_page {
+                NextPage::Cursor => format!("{first}&cursor={next}"),
+                NextPage::Link => link_target(link.context("no link")?)?,
             };
-            arrivals.come(at_once).await?;
+            inserts.insert(rows_per_pause).await?;
         }
     }
 }
 
 /// The target of `<…>; rel="next"`.
-fn linked(link: &str) -> anyhow::Result<String> {
+fn link_target(link: &str) -> anyhow::Result<String> {
     let target = link.strip_prefix('<').and_then(|link| link.strip_suffix(">; rel=\"next\""));
     Ok(target.with_context(|| link.to_owned())?.to_owned())
 }
 
-/// New rows, in transactions of which every second is committed after a later one, and after a page was read
-/// in between.
-struct Arrivals {
-    insert: &'static str,
+/// Inserts rows while a client reads. Of two transactions, the one that begins first commits last, and the client reads a
+/// page in between.
+struct Inserts {
+    statement: &'static str,
     early: PgConnection,
     late: PgConnection,
-    held: bool,
+    open: bool,
     count: i32,
 }
 
-impl Arrivals {
-    async fn begin(stage: &Stage, service: &str) -> anyhow::Result<Self> {
-        let url = stage.database_url(service);
+impl Inserts {
+    async fn begin(config: &TheaterConfig, service: &str) -> anyhow::Result<Self> {
+        let url = config.database_url(service);
         let (early, late) = (PgConnection::connect(url).await?, PgConnection::connect(url).await?);
-        Ok(Self { insert: insert(service), early, late, held: false, count: 0 })
+        Ok(Self { statement: insert(service), early, late, open: false, count: 0 })
     }
 
-    async fn come(&mut self, rows: i32) -> anyhow::Result<()> {
+    async fn insert(&mut self, rows: i32) -> anyhow::Result<()> {
         self.count += rows;
-        if self.held {
-            sqlx::query(self.insert).bind(rows).execute(&mut self.early).await?;
+        if self.open {
+            sqlx::query(self.statement).bind(rows).execute(&mut self.early).await?;
             return self.commit().await;
         }
         sqlx::raw_sql("begin").execute(&mut self.late).await?;
-        sqlx::query(self.insert).bind(rows).execute(&mut self.late).await?;
-        self.held = true;
+        sqlx::query(self.statement).bind(rows).execute(&mut self.late).await?;
+        self.open = true;
         Ok(())
     }
 
     async fn commit(&mut self) -> anyhow::Result<()> {
         sqlx::raw_sql("commit").execute(&mut self.late).await?;
-        self.held = false;
+        self.open = false;
         Ok(())
     }
 
     async fn end(mut self) -> anyhow::Result<()> {
-        if self.held {
+        if self.open {
             self.commit().await?;
         }
-        ensure!(self.count >= NEW, "only {} rows arrived", self.count);
+        ensure!(self.count >= NEW_ROWS, "only {} rows were inserted", self.count);
         Ok(())
     }
 }

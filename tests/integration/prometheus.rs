@@ -1,10 +1,10 @@
-//! A strict reader of Prometheus' text format: whatever a scraper might stumble over is an error here.
+//! A strict parser of Prometheus' text format: it fails on everything that some scraper might not accept.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, bail, ensure};
 
-/// One line's value.
+/// One series and its value.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Sample {
     pub(crate) name: String,
@@ -25,22 +25,22 @@ struct Family {
     samples: Vec<Sample>,
 }
 
-/// All that one scrape brought.
+/// The result of one scrape.
 #[derive(Debug)]
 pub(crate) struct Metrics(BTreeMap<String, Family>);
 
 impl Metrics {
-    /// `counter`, `gauge` or `histogram`; `None` for a family that is not there.
+    /// `counter`, `gauge` or `histogram`; `None` if there is no such family.
     pub(crate) fn kind(&self, family: &str) -> Option<&str> {
         self.0.get(family)?.kind.as_deref()
     }
 
-    /// The samples of this name, such as `…_count` of a histogram.
+    /// The samples with this name, for example `…_count` of a histogram.
     pub(crate) fn samples(&self, name: &str) -> impl Iterator<Item = &Sample> {
         self.0.values().flat_map(|family| &family.samples).filter(move |sample| sample.name == name)
     }
 
-    /// The sum of those samples that have all these labels; `None` if there is no such sample.
+    /// The sum of the samples that have all these labels; `None` if there is no such sample.
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let has = |sample: &&Sample| labels.iter().all(|(name, value)| sample.label(name) == Some(value));
         let mut values = self.samples(name).filter(has).map(|sample| sample.value).peekable();
@@ -48,42 +48,42 @@ impl Metrics {
     }
 }
 
-/// Reads a scrape.
+/// Parses a scrape.
 ///
 /// # Errors
-/// The line that no scraper has to understand, or what is wrong with a family as a whole.
+/// If a line is invalid, or a family as a whole.
 pub(crate) fn parse(text: &str) -> anyhow::Result<Metrics> {
     ensure!(text.is_empty() || text.ends_with('\n'), "the last line does not end");
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
     let mut current: Option<String> = None;
     for line in text.lines() {
-        let name = read(line, current.as_deref(), &mut families).with_context(|| line.to_owned())?;
-        // The lines of a family stand together.
+        let name = parse_line(line, current.as_deref(), &mut families).with_context(|| line.to_owned())?;
+        // The lines of a family are consecutive.
         if current.as_ref() != Some(&name) {
             ensure!(families.get(&name).is_none_or(|family| family.samples.len() <= 1), "{line}: again");
             current = Some(name);
         }
     }
     for (name, family) in &families {
-        check(name, family).with_context(|| name.clone())?;
+        check_family(name, family).with_context(|| name.clone())?;
     }
     Ok(Metrics(families))
 }
 
-/// Reads a line; answers the family that it belongs to.
-fn read(
+/// Parses a line, adds it to its family, and returns the family's name.
+fn parse_line(
     line: &str,
     current: Option<&str>,
     families: &mut BTreeMap<String, Family>,
 ) -> anyhow::Result<String> {
     if let Some(comment) = line.strip_prefix("# ") {
         let mut words = comment.splitn(3, ' ');
-        let (what, name) = (words.next().unwrap_or_default(), words.next().context("no name")?);
+        let (keyword, name) = (words.next().unwrap_or_default(), words.next().context("no name")?);
         let rest = words.next().unwrap_or_default().to_owned();
         ensure!(is_name(name, ":"), "not a name");
         let family = families.entry(name.to_owned()).or_default();
         ensure!(family.samples.is_empty(), "after its samples");
-        let place = match what {
+        let field = match keyword {
             "HELP" => &mut family.help,
             "TYPE" => {
                 let known = ["counter", "gauge", "histogram", "summary", "untyped"].contains(&rest.as_str());
@@ -92,11 +92,11 @@ fn read(
             }
             _ => bail!("neither HELP nor TYPE"),
         };
-        ensure!(place.replace(rest).is_none(), "twice");
+        ensure!(field.replace(rest).is_none(), "twice");
         return Ok(name.to_owned());
     }
     let sample = sample(line)?;
-    // A histogram's samples have longer names than it.
+    // The samples of a histogram have suffixes.
     let family = current
         .filter(|family| {
             let suffixes: &[&str] = match families.get(*family).and_then(|family| family.kind.as_deref()) {
@@ -149,7 +149,7 @@ fn sample(line: &str) -> anyhow::Result<Sample> {
     Ok(Sample { name: name.to_owned(), labels, value })
 }
 
-/// What stands before the closing quote, and what after it.
+/// Unescapes up to the closing quote. Returns the value and the text after the quote.
 fn quoted(text: &str) -> anyhow::Result<(String, &str)> {
     let mut value = String::new();
     let mut characters = text.char_indices();
@@ -173,8 +173,8 @@ fn is_name(name: &str, more: &str) -> bool {
     name.chars().all(fits) && name.starts_with(|first: char| !first.is_ascii_digit())
 }
 
-/// What must hold of a family as a whole.
-fn check(name: &str, family: &Family) -> anyhow::Result<()> {
+/// Checks a family as a whole.
+fn check_family(name: &str, family: &Family) -> anyhow::Result<()> {
     let kind = family.kind.as_deref().context("no TYPE")?;
     ensure!(family.help.as_ref().is_some_and(|help| !help.is_empty()), "no HELP");
     let mut series = BTreeSet::new();
@@ -188,14 +188,14 @@ fn check(name: &str, family: &Family) -> anyhow::Result<()> {
     }
     match kind {
         "counter" => ensure!(name.ends_with("_total"), "a counter's name ends with _total"),
-        "histogram" => histogram(name, &family.samples)?,
+        "histogram" => check_histogram(name, &family.samples)?,
         _ => {}
     }
     Ok(())
 }
 
-/// Buckets add up, end with infinity, and agree with the count.
-fn histogram(name: &str, samples: &[Sample]) -> anyhow::Result<()> {
+/// Buckets are cumulative, end with infinity, and agree with the count.
+fn check_histogram(name: &str, samples: &[Sample]) -> anyhow::Result<()> {
     let mut buckets: BTreeMap<BTreeMap<String, String>, Vec<(f64, f64)>> = BTreeMap::new();
     for sample in samples.iter().filter(|sample| sample.name.ends_with("_bucket")) {
         let mut labels = sample.labels.clone();

@@ -19,7 +19,7 @@ const SOON: Duration = Duration::from_secs(60);
 pub(crate) async fn rows_that_commit_late_are_sent(environment: &Environment) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
     let (movie, event) = cancelled_reservation(&theater).await?;
-    let topic = format!("{}reservations", theater.stage.prefix);
+    let topic = format!("{}reservations", theater.config.prefix);
 
     // These rows get their `seq` now, and one transaction commits last, the other never.
     let mut late = Writer::begin(&theater, &event).await?;
@@ -34,7 +34,7 @@ pub(crate) async fn rows_that_commit_late_are_sent(environment: &Environment) ->
         theater.api.reserve(movie, 1).await?;
     }
     eventually("later events are sent", SOON, async || {
-        let sent = log::read(&theater.stage.bootstrap, &topic).await?;
+        let sent = log::read(&theater.config.bootstrap, &topic).await?;
         let placed = sent.iter().filter(|entry| entry.event_type() == "ReservationPlaced").count();
         ensure!(placed == 21, "{placed} of 21");
         ensure!(count_ids(&sent, &late_ids) == 0, "an uncommitted row was sent");
@@ -42,17 +42,17 @@ pub(crate) async fn rows_that_commit_late_are_sent(environment: &Environment) ->
     })
     .await?;
     let last_seq =
-        checks::count(&theater.stage.reservation_url, "select last_value from outbox_seq_seq").await?;
+        checks::count_rows(&theater.config.reservation_url, "select last_value from outbox_seq_seq").await?;
     ensure!(last_seq >= late.last_seq + 20, "the late rows have seq {} of {last_seq}", late.last_seq);
 
     late.execute("commit").await?;
     never.execute("rollback").await?;
     theater.api.reserve(movie, 1).await?;
-    checks::at_rest(&theater.stage, SOON).await?;
-    let sent = log::read(&theater.stage.bootstrap, &topic).await?;
+    checks::wait_until_at_rest(&theater.config, SOON).await?;
+    let sent = log::read(&theater.config.bootstrap, &topic).await?;
     ensure!(count_ids(&sent, &late_ids) == late_ids.len(), "a row that was committed late is missing");
     ensure!(count_ids(&sent, &never_ids) == 0, "a row that was rolled back was sent");
-    checks::invariants(&theater.stage, &theater.api).await?;
+    checks::invariants(&theater.config, &theater.api).await?;
     theater.stop().await
 }
 
@@ -68,8 +68,8 @@ pub(crate) async fn a_shard_is_sent_by_its_owner_in_seq_order(
 ) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
     let (movie, event) = cancelled_reservation(&theater).await?;
-    let (url, topic) = (&theater.stage.reservation_url, format!("{}reservations", theater.stage.prefix));
-    let before = log::read(&theater.stage.bootstrap, &topic).await?.len();
+    let (url, topic) = (&theater.config.reservation_url, format!("{}reservations", theater.config.prefix));
+    let before = log::read(&theater.config.bootstrap, &topic).await?.len();
     let mut shards = ShardLocks::take(url).await?;
 
     let mut early = Writer::begin(&theater, &event).await?;
@@ -88,16 +88,16 @@ pub(crate) async fn a_shard_is_sent_by_its_owner_in_seq_order(
     ensure!(in_order.len() == 5, "{in_order:?}");
 
     shards.wait_for_lock_attempts().await?;
-    let sent = log::read(&theater.stage.bootstrap, &topic).await?;
+    let sent = log::read(&theater.config.bootstrap, &topic).await?;
     ensure!(sent.len() == before, "a relay without the shard's lock sent its rows");
     shards.connection.close().await?;
-    checks::at_rest(&theater.stage, SOON).await?;
-    let log = log::read(&theater.stage.bootstrap, &topic).await?;
+    checks::wait_until_at_rest(&theater.config, SOON).await?;
+    let log = log::read(&theater.config.bootstrap, &topic).await?;
     for (entry, headers) in log.iter().skip(before).zip(in_order) {
         let id = entry.header("ce_id").context("ce_id")?;
         ensure!(headers.contains(&id), "{id} was sent where {headers} comes next");
     }
-    checks::invariants(&theater.stage, &theater.api).await?;
+    checks::invariants(&theater.config, &theater.api).await?;
     theater.stop().await
 }
 
@@ -106,15 +106,15 @@ pub(crate) async fn a_shard_is_sent_by_its_owner_in_seq_order(
 pub(crate) async fn an_event_sent_again_keeps_its_identity(environment: &Environment) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
     let (movie, _) = cancelled_reservation(&theater).await?;
-    let url = &theater.stage.reservation_url;
+    let url = &theater.config.reservation_url;
     let shards = ShardLocks::take(url).await?;
     let id = theater.api.reserve(movie, 1).await?;
     let mut lock = RowLock::acquire(url, "select from outbox for update").await?;
     shards.connection.close().await?;
     let mut connection = PgConnection::connect(url).await?;
     let copies = async || {
-        let topic = format!("{}reservations", theater.stage.prefix);
-        let mut log = log::read(&theater.stage.bootstrap, &topic).await?;
+        let topic = format!("{}reservations", theater.config.prefix);
+        let mut log = log::read(&theater.config.bootstrap, &topic).await?;
         log.retain(|entry| {
             entry.event_type() == "ReservationPlaced" && entry.json()["reservationId"] == json!(id)
         });
@@ -128,7 +128,7 @@ pub(crate) async fn an_event_sent_again_keeps_its_identity(environment: &Environ
         }
     }
     lock.release().await?;
-    checks::at_rest(&theater.stage, SOON).await?;
+    checks::wait_until_at_rest(&theater.config, SOON).await?;
     let copies = copies().await?;
     ensure!(copies.len() >= 4, "{} copies", copies.len());
     for copy in &copies {
@@ -140,7 +140,7 @@ pub(crate) async fn an_event_sent_again_keeps_its_identity(environment: &Environ
     }
     let reservation = theater.api.reservation(id).await?;
     ensure!(reservation["reserveStatus"] == "CONFIRMED", "{reservation}");
-    checks::invariants(&theater.stage, &theater.api).await?;
+    checks::invariants(&theater.config, &theater.api).await?;
     theater.stop().await
 }
 
@@ -207,8 +207,8 @@ async fn cancelled_reservation(theater: &Theater) -> anyhow::Result<(Uuid, Entry
     let movie = theater.api.publish(100).await?;
     let first = theater.api.reserve(movie, 1).await?;
     theater.api.delete(&format!("/reservations/{first}")).await?;
-    checks::at_rest(&theater.stage, SOON).await?;
-    let log = log::read(&theater.stage.bootstrap, &format!("{}reservations", theater.stage.prefix)).await?;
+    checks::wait_until_at_rest(&theater.config, SOON).await?;
+    let log = log::read(&theater.config.bootstrap, &format!("{}reservations", theater.config.prefix)).await?;
     let event = log.into_iter().find(|entry| entry.event_type() == "ReservationCancelled");
     Ok((movie, event.context("cancelled")?))
 }
@@ -223,8 +223,8 @@ struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     async fn begin(theater: &Theater, event: &'a Entry) -> anyhow::Result<Self> {
-        let connection = PgConnection::connect(&theater.stage.reservation_url).await?;
-        let topic = format!("{}reservations", theater.stage.prefix);
+        let connection = PgConnection::connect(&theater.config.reservation_url).await?;
+        let topic = format!("{}reservations", theater.config.prefix);
         let mut writer = Self { connection, topic, event, last_seq: 0 };
         writer.execute("begin").await?;
         Ok(writer)

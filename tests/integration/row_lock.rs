@@ -1,5 +1,5 @@
-//! A transaction of a test's own that holds what a service needs: the service stands still between two of its
-//! statements, and can be looked at.
+//! Blocks a service between two of its statements: a transaction of the test holds a row or table lock that the second
+//! statement needs. Meanwhile the test can inspect the database.
 
 use std::time::Duration;
 
@@ -9,22 +9,24 @@ use theater_tests::eventually;
 
 const SOON: Duration = Duration::from_secs(30);
 
-pub(crate) struct Holder {
+/// A transaction of the test that holds locks.
+pub(crate) struct RowLock {
     connection: PgConnection,
-    looking: PgConnection,
+    /// Sees the sessions that wait for the lock.
+    monitor: PgConnection,
     pid: i32,
 }
 
-impl Holder {
-    /// Begins with a statement that takes locks.
-    pub(crate) async fn of(database: &str, locks: &'static str) -> anyhow::Result<Self> {
+impl RowLock {
+    /// Begins a transaction and takes locks by this statement.
+    pub(crate) async fn acquire(database: &str, locks: &'static str) -> anyhow::Result<Self> {
         let mut connection = PgConnection::connect(database).await?;
         let pid = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut connection).await?;
-        let looking = PgConnection::connect(database).await?;
-        let mut holder = Self { connection, looking, pid };
-        holder.execute("begin").await?;
-        holder.execute(locks).await?;
-        Ok(holder)
+        let monitor = PgConnection::connect(database).await?;
+        let mut lock = Self { connection, monitor, pid };
+        lock.execute("begin").await?;
+        lock.execute(locks).await?;
+        Ok(lock)
     }
 
     pub(crate) async fn execute(&mut self, sql: &'static str) -> anyhow::Result<()> {
@@ -32,9 +34,14 @@ impl Holder {
         Ok(())
     }
 
-    /// Waits until so many sessions wait for this one, in statements that begin like that; answers which.
-    pub(crate) async fn holds_up(&mut self, sessions: usize, statement: &str) -> anyhow::Result<Vec<i32>> {
-        let (looking, pid) = (&mut self.looking, self.pid);
+    /// Waits until at least this many sessions wait for the lock, in statements that begin with `statement`. Returns
+    /// their process ids.
+    pub(crate) async fn wait_until_blocking(
+        &mut self,
+        sessions: usize,
+        statement: &str,
+    ) -> anyhow::Result<Vec<i32>> {
+        let (monitor, pid) = (&mut self.monitor, self.pid);
         eventually(statement, SOON, async || {
             let waiting: Vec<i32> = sqlx::query_scalar(
                 "select pid from pg_stat_activity
@@ -42,7 +49,7 @@ impl Holder {
             )
             .bind(pid)
             .bind(statement)
-            .fetch_all(&mut *looking)
+            .fetch_all(&mut *monitor)
             .await?;
             ensure!(waiting.len() >= sessions, "{} of {sessions} wait", waiting.len());
             Ok(waiting)
@@ -50,7 +57,7 @@ impl Holder {
         .await
     }
 
-    /// Lets everybody go on.
+    /// Commits, so that the waiting sessions go on.
     pub(crate) async fn release(mut self) -> anyhow::Result<()> {
         self.execute("commit").await
     }

@@ -17,9 +17,9 @@ pub(crate) async fn is_played_and_read_by_the_console_consumer(
 ) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup { partitions: 1, ..Setup::default() }).await?;
     let movie = play(&theater.api).await?;
-    checks::at_rest(&theater.stage, SOON).await?;
-    checks::invariants(&theater.stage, &theater.api).await?;
-    let prefix = theater.stage.prefix.clone();
+    checks::wait_until_at_rest(&theater.config, SOON).await?;
+    checks::invariants(&theater.config, &theater.api).await?;
+    let prefix = theater.config.prefix.clone();
     theater.stop().await?;
 
     let reservations = consume(environment, &format!("{prefix}reservations"), 7).await?;
@@ -64,7 +64,7 @@ async fn play(api: &Api) -> anyhow::Result<Uuid> {
     let answer = api.delete(&format!("/reservations/{first}")).await?;
     ensure!(answer.status == StatusCode::ACCEPTED, "{answer:?}");
     eventually("45 are left", SOON, async || {
-        ensure!(api.left(movie).await? == 45);
+        ensure!(api.tickets_left(movie).await? == 45);
         Ok(())
     })
     .await?;
@@ -73,7 +73,7 @@ async fn play(api: &Api) -> anyhow::Result<Uuid> {
     let again = api.delete(&format!("/reservations/{first}")).await?;
     ensure!(again.status == StatusCode::OK, "cancelled already: {again:?}");
     eventually("only the third is listed", SOON, async || {
-        let listed = api.all("/reservationLists?userId=7").await?;
+        let listed = api.list_all("/reservationLists?userId=7").await?;
         ensure!(listed.len() == 1 && listed[0]["reserveId"] == json!(third), "{listed:?}");
         Ok(())
     })
@@ -88,7 +88,7 @@ async fn reserve(api: &Api, movie: Uuid, count: i64, status: &str, left: i64) ->
     ensure!(answer.header("location") == Some(&format!("/reservations/{id}")), "{answer:?}");
     ensure!(answer.json()?["reserveStatus"] == "PENDING", "{answer:?}");
     wait_for_outcome(api, id, status, None).await?;
-    ensure!(api.left(movie).await? == left, "left after {count}");
+    ensure!(api.tickets_left(movie).await? == left, "left after {count}");
     Ok(id)
 }
 
@@ -99,7 +99,7 @@ async fn wait_for_outcome(api: &Api, id: Uuid, status: &str, reason: Option<&str
         if let Some(reason) = reason {
             ensure!(reservation["cancelReason"] == json!(reason), "{reservation}");
         }
-        let notified = api.all(&format!("/notifications?reserveId={id}")).await?;
+        let notified = api.list_all(&format!("/notifications?reserveId={id}")).await?;
         ensure!(notified.iter().any(|row| row["reserveStatus"] == json!(status)), "{notified:?}");
         Ok(())
     })
@@ -122,7 +122,7 @@ async fn consume(environment: &Environment, topic: &str, count: usize) -> anyhow
         "--timeout-ms",
         "20000",
     ];
-    let printed = environment.tool(CONSOLE_CONSUMER, &args).await?;
+    let printed = environment.run_kafka_tool(CONSOLE_CONSUMER, &args).await?;
     let mut events = Vec::new();
     for line in printed.lines() {
         let mut columns = line.splitn(3, '\t');

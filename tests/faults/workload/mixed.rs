@@ -9,7 +9,7 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use theater_tests::api::{Answer, reservation};
-use theater_tests::theater::Stage;
+use theater_tests::theater::TheaterConfig;
 use theater_tests::{Api, eventually, records};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -36,7 +36,7 @@ const LARGE_BYTES: usize = 4_000;
 /// A load on two movies of its own.
 pub(crate) struct MixedLoad {
     api: Api,
-    stage: Stage,
+    config: TheaterConfig,
     ledger: SharedLedger,
     stop: CancellationToken,
     never_sold_out: Uuid,
@@ -45,10 +45,14 @@ pub(crate) struct MixedLoad {
 
 impl MixedLoad {
     /// Publishes the two movies.
-    pub(crate) async fn new(api: &Api, stage: &Stage, ledger: &SharedLedger) -> anyhow::Result<Self> {
+    pub(crate) async fn new(
+        api: &Api,
+        config: &TheaterConfig,
+        ledger: &SharedLedger,
+    ) -> anyhow::Result<Self> {
         let load = Self {
             api: api.clone(),
-            stage: stage.clone(),
+            config: config.clone(),
             ledger: ledger.clone(),
             stop: CancellationToken::new(),
             never_sold_out: Uuid::now_v7(),
@@ -116,7 +120,7 @@ impl MixedLoad {
 
     /// Places reservations whose deadline passes at once, so that the saga and the sweeper race.
     async fn miss_deadlines(&self) -> anyhow::Result<()> {
-        let mut database = PgConnection::connect(&self.stage.reservation_url).await?;
+        let mut database = PgConnection::connect(&self.config.reservation_url).await?;
         let mut pace = Pace::new(DEADLINE_PERIOD, &self.stop);
         while pace.next_turn().await.is_some() {
             let id = Uuid::now_v7();
@@ -136,7 +140,7 @@ impl MixedLoad {
 
     /// In turn: publishes a new movie, delivers tickets, edits a movie.
     async fn manage_movies(&self) -> anyhow::Result<()> {
-        let mut database = PgConnection::connect(&self.stage.movie_url).await?;
+        let mut database = PgConnection::connect(&self.config.movie_url).await?;
         let mut pace = Pace::new(VENDOR_PERIOD, &self.stop);
         while let Some(turn) = pace.next_turn().await {
             match turn % 3 {
@@ -158,7 +162,7 @@ impl MixedLoad {
 
     /// Produces malformed records to both topics.
     async fn produce_malformed_records(&self) -> anyhow::Result<()> {
-        let producer = records::producer(&self.stage.bootstrap)?;
+        let producer = records::producer(&self.config.bootstrap)?;
         let mut pace = Pace::new(MALFORMED_PERIOD, &self.stop);
         while let Some(turn) = pace.next_turn().await {
             let topic = if turn % 2 == 0 { "reservations" } else { "movies" };
@@ -166,8 +170,8 @@ impl MixedLoad {
             if turn % 4 < 2 {
                 value.resize(LARGE_BYTES, b'.');
             }
-            let record = records::bare(&self.never_sold_out.to_string(), &value);
-            records::produce(&producer, &format!("{}{topic}", self.stage.prefix), &record).await?;
+            let record = records::without_headers(&self.never_sold_out.to_string(), &value);
+            records::produce(&producer, &format!("{}{topic}", self.config.prefix), &record).await?;
             self.ledger.lock().malformed_records += 1;
         }
         Ok(())

@@ -66,16 +66,16 @@ impl TicketRush {
     /// Waits for all customers and for the fleet to come to rest. Exactly the stock must be sold then.
     pub(crate) async fn finish(self, fleet: &Fleet) -> anyhow::Result<()> {
         self.task.await??;
-        checks::at_rest(&fleet.stage, REST).await?;
+        checks::wait_until_at_rest(&fleet.config, REST).await?;
         let outcomes = checks::outcomes(&fleet.api, self.movie).await?;
         let cancelled = HashMap::from([("OUT_OF_STOCK".to_owned(), CUSTOMERS - 500)]);
         ensure!(outcomes == Outcomes { confirmed: 500, cancelled, pending: 0 }, "{outcomes:?}");
-        ensure!(fleet.api.left(self.movie).await? == 0, "left");
-        let listed = fleet.api.all("/reservationLists").await?.len();
+        ensure!(fleet.api.tickets_left(self.movie).await? == 0, "left");
+        let listed = fleet.api.list_all("/reservationLists").await?.len();
         ensure!(listed == 500, "{listed} are listed");
-        let notified = fleet.api.all("/notifications").await?.len();
+        let notified = fleet.api.list_all("/notifications").await?.len();
         ensure!(notified == CUSTOMERS, "{notified} notifications");
-        checks::invariants(&fleet.stage, &fleet.api).await
+        checks::invariants(&fleet.config, &fleet.api).await
     }
 }
 

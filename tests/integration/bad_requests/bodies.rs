@@ -1,4 +1,4 @@
-//! Bodies that can't be parsed, or are out of bounds.
+//! Bodies that can't be parsed, have fields of wrong types or out of bounds, are too large, or are not JSON.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -6,13 +6,14 @@ use uuid::Uuid;
 
 use crate::calls::Call;
 
-const LIMIT: usize = 64 * 1024;
+const BODY_LIMIT_BYTES: usize = 64 * 1024;
 
-/// A good body of each call that takes one.
+/// A valid body of `POST /movies`.
 fn movie() -> Value {
     json!({"movieName": "x", "qty": 1, "description": "x", "id": Uuid::now_v7()})
 }
 
+/// A valid body of `POST /reservations`.
 fn reservation(movie: Uuid) -> Value {
     json!({"userId": "7", "userName": "Jane", "movieId": movie, "count": 1, "id": Uuid::now_v7(),
         "email": "jane@example.org", "date": "2026-12-24"})
@@ -32,7 +33,7 @@ fn without(body: &Value, field: &str) -> Value {
     body
 }
 
-/// What is no JSON object.
+/// Bodies that are not a JSON object.
 pub(super) fn unparsable() -> Vec<Call> {
     let nested = |depth: usize| "[".repeat(depth);
     let bodies: [(Vec<u8>, &str); 20] = [
@@ -66,36 +67,36 @@ pub(super) fn unparsable() -> Vec<Call> {
         (Method::PATCH, patched.as_str()),
         (Method::POST, delivered.as_str()),
     ];
-    // What is told only by who reads these fields, or the object to its end.
+    // Errors that only a parser finds that reads these fields, or the object to its end.
     let more = [
         "{\"movieName\": \"x\", \"qty\": 1} x",
         "{\"movieName\": \"x\", \"qty\": 1}{}",
         "{\"movieName\": \"x\", \"qty\": 1e999}",
         "{\"movieName\": \"\\ud800\", \"qty\": 1}",
     ];
-    let more = more.map(|body| Call::post("/movies", &json!({}), 400).bytes(body).says("not JSON"));
+    let more = more.map(|body| Call::post("/movies", &json!({}), 400).bytes(body).expect_detail("not JSON"));
     targets
         .iter()
         .flat_map(|(method, path)| {
             bodies.iter().map(move |(body, detail)| {
                 Call::new(method.clone(), *path, 400)
-                    .with("content-type", "application/json")
-                    .with("if-match", "*")
+                    .send_header("content-type", "application/json")
+                    .send_header("if-match", "*")
                     .bytes(body.clone())
-                    .says(*detail)
+                    .expect_detail(*detail)
             })
         })
         .chain(more)
         .collect()
 }
 
-/// Types that no text field takes.
-fn no_texts() -> [Value; 4] {
+/// JSON values that no text field accepts.
+fn not_texts() -> [Value; 4] {
     [json!(true), json!([]), json!({}), json!(["x"])]
 }
 
-/// What is no whole number.
-fn no_numbers() -> [Value; 9] {
+/// JSON values that are not a whole number.
+fn not_numbers() -> [Value; 9] {
     [
         json!("many"),
         json!(""),
@@ -109,8 +110,8 @@ fn no_numbers() -> [Value; 9] {
     ]
 }
 
-/// What is no id.
-fn no_ids() -> [Value; 5] {
+/// JSON strings that are not an id.
+fn not_ids() -> [Value; 5] {
     [
         json!(""),
         json!("7"),
@@ -120,8 +121,8 @@ fn no_ids() -> [Value; 5] {
     ]
 }
 
-/// Numbers just over both ends, and far over.
-fn numbers_over(min: i64, max: i64) -> [Value; 8] {
+/// Numbers just outside of the bounds, and far outside.
+fn numbers_out_of_bounds(min: i64, max: i64) -> [Value; 8] {
     [
         json!(min - 1),
         json!((min - 1).to_string()),
@@ -134,51 +135,51 @@ fn numbers_over(min: i64, max: i64) -> [Value; 8] {
     ]
 }
 
-/// A call with one body or another, and what its answer must be.
+/// Builds calls to one path, from a valid body with one field changed.
 struct Target<'a> {
     method: Method,
     path: &'a str,
-    good: &'a Value,
+    valid: &'a Value,
     calls: Vec<Call>,
 }
 
 impl<'a> Target<'a> {
-    fn new(method: Method, path: &'a str, good: &'a Value) -> Self {
-        Self { method, path, good, calls: Vec::new() }
+    fn new(method: Method, path: &'a str, valid: &'a Value) -> Self {
+        Self { method, path, valid, calls: Vec::new() }
     }
 
     fn call(&self, body: &Value, status: u16) -> Call {
-        Call::new(self.method.clone(), self.path, status).json(body).with("if-match", "*")
+        Call::new(self.method.clone(), self.path, status).json(body).send_header("if-match", "*")
     }
 
     fn refuse(&mut self, field: &str, status: u16, values: impl IntoIterator<Item = Value>, detail: &str) {
         for value in values {
-            let call = self.call(&with(self.good, field, value), status);
-            self.calls.push(call.names(format!("/{field}"), detail));
+            let call = self.call(&with(self.valid, field, value), status);
+            self.calls.push(call.expect_error(format!("/{field}"), detail));
         }
     }
 
     fn accept(&mut self, field: &str, status: u16, values: impl IntoIterator<Item = Value>) {
         for value in values {
-            // An id that no earlier call has taken.
-            let body = with(&with(self.good, "id", json!(Uuid::now_v7().to_string())), field, value);
+            // An id that no earlier call has used.
+            let body = with(&with(self.valid, "id", json!(Uuid::now_v7().to_string())), field, value);
             self.calls.push(self.call(&body, status));
         }
     }
 
     fn required(&mut self, fields: &[&str]) {
         for field in fields {
-            let call = self.call(&without(self.good, field), 400);
-            self.calls.push(call.names(format!("/{field}"), "is missing"));
-            let twice = format!("{{\"{field}\": {0}, {1}", self.good[*field], &self.good.to_string()[1..]);
+            let call = self.call(&without(self.valid, field), 400);
+            self.calls.push(call.expect_error(format!("/{field}"), "is missing"));
+            let twice = format!("{{\"{field}\": {0}, {1}", self.valid[*field], &self.valid.to_string()[1..]);
             let call = self.call(&json!({}), 400).bytes(twice);
-            self.calls.push(call.names(format!("/{field}"), "stands twice"));
+            self.calls.push(call.expect_error(format!("/{field}"), "stands twice"));
         }
     }
 
     fn number(&mut self, field: &str, min: i64, max: i64) {
-        self.refuse(field, 400, no_numbers(), "expected a whole number");
-        self.refuse(field, 422, numbers_over(min, max), &format!("must be between {min} and {max}"));
+        self.refuse(field, 400, not_numbers(), "expected a whole number");
+        self.refuse(field, 422, numbers_out_of_bounds(min, max), &format!("must be between {min} and {max}"));
     }
 
     fn text(&mut self, field: &str, min: usize, max: usize) {
@@ -193,8 +194,8 @@ impl<'a> Target<'a> {
         self.refuse(field, 422, [json!("a\0b"), json!("\0")], "must not contain NUL");
     }
 
-    /// Both ends.
-    fn takes_text(&mut self, field: &str, status: u16, min: usize, max: usize) {
+    /// Texts of the minimal and the maximal length are accepted.
+    fn accept_text(&mut self, field: &str, status: u16, min: usize, max: usize) {
         self.accept(field, status, [json!("x".repeat(min)), json!("x".repeat(max)), json!("😀".repeat(max))]);
     }
 }
@@ -210,37 +211,39 @@ pub(super) fn of_movies(id: Uuid) -> Vec<Call> {
     publish.refuse(
         "movieName",
         400,
-        no_texts().into_iter().chain([json!(7), Value::Null]),
+        not_texts().into_iter().chain([json!(7), Value::Null]),
         "expected a string",
     );
     publish.text("movieName", 1, 200);
-    publish.takes_text("movieName", 201, 1, 200);
-    publish.refuse("description", 400, no_texts(), "expected a string");
+    publish.accept_text("movieName", 201, 1, 200);
+    publish.refuse("description", 400, not_texts(), "expected a string");
     publish.text("description", 0, 4_000);
-    publish.takes_text("description", 201, 0, 4_000);
-    publish.refuse("id", 400, no_ids(), "must be a UUID");
-    publish.refuse("id", 400, no_texts().into_iter().chain([json!(7)]), "expected a string");
-    // All of them, not only the first.
+    publish.accept_text("description", 201, 0, 4_000);
+    publish.refuse("id", 400, not_ids(), "must be a UUID");
+    publish.refuse("id", 400, not_texts().into_iter().chain([json!(7)]), "expected a string");
+    // All invalid fields are named, not only the first.
     publish.calls.push(
         Call::post("/movies", &json!({"movieName": "", "qty": -1, "description": "\0"}), 422)
-            .names("/movieName", "must have between 1 and 200 characters")
-            .names("/description", "must not contain NUL")
-            .names("/qty", "must be between 0 and 1000000"),
+            .expect_error("/movieName", "must have between 1 and 200 characters")
+            .expect_error("/description", "must not contain NUL")
+            .expect_error("/qty", "must be between 0 and 1000000"),
     );
     let (path, empty) = (format!("/movies/{id}"), json!({}));
     let mut edit = Target::new(Method::PATCH, &path, &empty);
-    edit.refuse("movieName", 400, no_texts().into_iter().chain([json!(7)]), "expected a string");
+    edit.refuse("movieName", 400, not_texts().into_iter().chain([json!(7)]), "expected a string");
     edit.text("movieName", 1, 200);
-    edit.refuse("description", 400, no_texts(), "expected a string");
+    edit.refuse("description", 400, not_texts(), "expected a string");
     edit.text("description", 0, 4_000);
     edit.calls.push(
-        Call::patch(&path, &empty, 400).with("if-match", b"\"\xff\"".to_vec()).says("If-Match must be text"),
+        Call::patch(&path, &empty, 400)
+            .send_header("if-match", b"\"\xff\"".to_vec())
+            .expect_detail("If-Match must be text"),
     );
     let (path, delivery) = (format!("/movies/{id}/tickets"), json!({"count": 1, "id": Uuid::now_v7()}));
     let mut deliver = Target::new(Method::POST, &path, &delivery);
     deliver.required(&["count"]);
     deliver.number("count", 1, 1_000_000);
-    deliver.refuse("id", 400, no_ids(), "must be a UUID");
+    deliver.refuse("id", 400, not_ids(), "must be a UUID");
     [publish.calls, edit.calls, deliver.calls].concat()
 }
 
@@ -253,11 +256,11 @@ pub(super) fn of_reservations(movie: Uuid) -> Vec<Call> {
     place.accept("count", 202, [json!(1), json!("100"), json!(1.0)]);
     for field in ["userId", "userName"] {
         place.text(field, 1, 200);
-        place.takes_text(field, 202, 1, 200);
+        place.accept_text(field, 202, 1, 200);
         place.refuse(
             field,
             400,
-            no_texts().into_iter().chain([Value::Null]),
+            not_texts().into_iter().chain([Value::Null]),
             if field == "userId" { "expected a string or a whole number" } else { "expected a string" },
         );
     }
@@ -266,16 +269,16 @@ pub(super) fn of_reservations(movie: Uuid) -> Vec<Call> {
     let numbers = [json!(9_007_199_254_740_992_i64), json!(u64::MAX), json!(-1e300)];
     place.refuse("userId", 400, numbers, "between -9007199254740991 and 9007199254740991");
     for field in ["id", "movieId"] {
-        place.refuse(field, 400, no_ids(), "must be a UUID");
-        place.refuse(field, 400, no_texts().into_iter().chain([json!(7)]), "expected a string");
+        place.refuse(field, 400, not_ids(), "must be a UUID");
+        place.refuse(field, 400, not_texts().into_iter().chain([json!(7)]), "expected a string");
     }
     let long = |length: usize| format!("{}@example.org", "x".repeat(length - "@example.org".len()));
     place.accept("email", 202, [json!("a@b"), json!(long(254)), json!("jürgen@bücher.example"), Value::Null]);
-    place.refuse("email", 400, no_texts(), "expected a string");
+    place.refuse("email", 400, not_texts(), "expected a string");
     let addresses = ["", "jane", "@example.org", "jane@", "a b@c", "a@b\r\nBcc: c@d", "a\0@b", &long(255)];
     place.refuse("email", 422, addresses.map(|text| json!(text)), "at most 254 characters: name@domain");
     place.accept("date", 202, ["2026-12-24", "2026-12-24T20:00:00.5+01:00"].map(|text| json!(text)));
-    place.refuse("date", 400, no_texts().into_iter().chain([json!(7)]), "expected a string");
+    place.refuse("date", 400, not_texts().into_iter().chain([json!(7)]), "expected a string");
     let dates =
         ["", "tomorrow", "24.12.2026", "2026-02-30", "2026-13-01", "2026-12-24T20:00:00", "2026-12-24\0"];
     place.refuse("date", 400, dates.map(|text| json!(text)), "like 2026-12-24 or 2026-12-24T20:00:00Z");
@@ -286,15 +289,15 @@ pub(super) fn of_reservations(movie: Uuid) -> Vec<Call> {
             &json!({"userId": "", "userName": "\0", "email": "x", "movieId": movie, "count": 101}),
             422,
         )
-        .names("/userId", "must have between 1 and 200 characters")
-        .names("/userName", "must not contain NUL")
-        .names("/email", "must be an address of at most 254 characters: name@domain")
-        .names("/count", "must be between 1 and 100"),
+        .expect_error("/userId", "must have between 1 and 200 characters")
+        .expect_error("/userName", "must not contain NUL")
+        .expect_error("/email", "must be an address of at most 254 characters: name@domain")
+        .expect_error("/count", "must be between 1 and 100"),
     );
     place.calls
 }
 
-/// Bodies over the limit, and at it.
+/// Bodies over the size limit, and at it.
 pub(super) fn too_large() -> Vec<Call> {
     let sized = |body: &Value, length: usize| {
         let body = body.to_string();
@@ -303,25 +306,29 @@ pub(super) fn too_large() -> Vec<Call> {
     let bounds = [("/movies", movie(), 201), ("/reservations", reservation(Uuid::now_v7()), 202)];
     let mut calls = Vec::new();
     for (path, body, status) in bounds {
-        for (length, status) in [(LIMIT, status), (LIMIT + 1, 413), (10 << 20, 413)] {
+        for (length, status) in [(BODY_LIMIT_BYTES, status), (BODY_LIMIT_BYTES + 1, 413), (10 << 20, 413)] {
             let call = Call::post(path, &json!({}), status).bytes(sized(&body, length));
-            calls.push(if status == 413 { call.says("at most 65536 bytes") } else { call });
+            calls.push(if status == 413 { call.expect_detail("at most 65536 bytes") } else { call });
         }
         let long = with(&body, "userName", "x".repeat(10 << 20));
-        calls.push(Call::post(path, &long, 413).says("at most 65536 bytes"));
+        calls.push(Call::post(path, &long, 413).expect_detail("at most 65536 bytes"));
     }
-    // Nobody asked for these bodies.
+    // Too large bodies of calls for a movie that does not exist.
     let movie = Uuid::now_v7();
     for (method, path) in
         [(Method::PATCH, format!("/movies/{movie}")), (Method::POST, format!("/movies/{movie}/tickets"))]
     {
-        let call = Call::new(method, path, 413).with("content-type", "application/json");
-        calls.push(call.with("if-match", "*").bytes("x".repeat(LIMIT + 1)).says("at most 65536 bytes"));
+        let call = Call::new(method, path, 413).send_header("content-type", "application/json");
+        calls.push(
+            call.send_header("if-match", "*")
+                .bytes("x".repeat(BODY_LIMIT_BYTES + 1))
+                .expect_detail("at most 65536 bytes"),
+        );
     }
     calls
 }
 
-/// Bodies that don't say that they are JSON.
+/// Bodies whose `Content-Type` is not JSON.
 pub(super) fn of_other_types(id: Uuid) -> Vec<Call> {
     let types: [&[u8]; 9] = [
         b"",
@@ -343,9 +350,10 @@ pub(super) fn of_other_types(id: Uuid) -> Vec<Call> {
     ];
     let mut calls = Vec::new();
     for (method, path, body) in targets {
-        let call = || Call::new(method.clone(), path, 415).bytes(body.to_string()).with("if-match", "*");
-        calls.push(call().says("Content-Type must be application/json"));
-        calls.extend(types.iter().map(|kind| call().with("content-type", kind.to_vec())));
+        let call =
+            || Call::new(method.clone(), path, 415).bytes(body.to_string()).send_header("if-match", "*");
+        calls.push(call().expect_detail("Content-Type must be application/json"));
+        calls.extend(types.iter().map(|kind| call().send_header("content-type", kind.to_vec())));
     }
     calls
 }

@@ -1,4 +1,4 @@
-//! Shapes of requests that two servers might read differently, or that are none at all.
+//! Invalid HTTP messages, and messages that two servers might parse differently (request smuggling).
 
 use std::sync::LazyLock;
 
@@ -10,10 +10,10 @@ use uuid::Uuid;
 use super::socket;
 use crate::calls::{Call, PROBLEM, problem};
 
-/// The movie that would be published if a request got in behind another one.
+/// The movie that is published if a server executes the hidden request.
 static SMUGGLED: LazyLock<Uuid> = LazyLock::new(Uuid::now_v7);
 
-/// A request hidden in another one's body.
+/// A request that is hidden in the body of another one.
 fn hidden() -> String {
     let body = format!("{{\"id\":\"{}\",\"movieName\":\"smuggled\",\"qty\":1}}", *SMUGGLED);
     request("POST /movies", &["Content-Type: application/json", &length(&body)], &body)
@@ -28,48 +28,48 @@ fn request(line: &str, headers: &[&str], body: &str) -> String {
     format!("{line} HTTP/1.1\r\nHost: theater\r\n{headers}\r\n{body}")
 }
 
-/// A shape, its bytes, and the statuses that it may be refused with.
-type Shape = (&'static str, Vec<u8>, &'static [u16]);
+/// A message: its name, its bytes, and the statuses with which it may be refused.
+type Message = (&'static str, Vec<u8>, &'static [u16]);
 
-/// Where shapes are sent.
+/// The path to which messages are sent.
 #[derive(Clone, Copy)]
 struct Target {
     path: &'static str,
-    /// Whether it takes bodies; if not, none is read.
-    posts: bool,
+    /// Whether it accepts POST. Otherwise no body is read.
+    accepts_post: bool,
 }
 
 impl Target {
-    fn of(service: &str) -> Self {
+    fn for_service(service: &str) -> Self {
         match service {
-            "reservation" => Self { path: "/reservations", posts: true },
-            "notification" => Self { path: "/notifications", posts: false },
-            "reservation-list" => Self { path: "/reservationLists", posts: false },
-            _ => Self { path: "/movies", posts: true },
+            "reservation" => Self { path: "/reservations", accepts_post: true },
+            "notification" => Self { path: "/notifications", accepts_post: false },
+            "reservation-list" => Self { path: "/reservationLists", accepts_post: false },
+            _ => Self { path: "/movies", accepts_post: true },
         }
     }
 
-    /// What a body is refused with.
-    fn refusal(self, read: &'static [u16]) -> &'static [u16] {
-        if self.posts { read } else { &[405] }
+    /// The statuses with which a body is refused: `if_read`, or 405 where none is read.
+    fn refusal(self, if_read: &'static [u16]) -> &'static [u16] {
+        if self.accepts_post { if_read } else { &[405] }
     }
 }
 
-/// Plays all shapes against one server, all at once: each is one connection of its own.
-pub(super) async fn refused(service: &str, port: u16) -> anyhow::Result<()> {
-    let target = Target::of(service);
-    let shapes = [framing(target), chunks(target), heads(target), lines(), sizes(target)].concat();
-    let refusals = shapes.iter().map(async |(name, bytes, statuses)| {
-        let outcome = refuse(port, bytes, statuses).await;
+/// Sends all messages to one server at the same time, each on a connection of its own. All must be refused.
+pub(super) async fn all_are_refused(service: &str, port: u16) -> anyhow::Result<()> {
+    let target = Target::for_service(service);
+    let messages = [framing(target), chunks(target), heads(target), lines(), sizes(target)].concat();
+    let refusals = messages.iter().map(async |(name, bytes, statuses)| {
+        let outcome = expect_refusal(port, bytes, statuses).await;
         outcome.err().map(|error| format!("{name}: {error:#}"))
     });
-    let wrong: Vec<_> = join_all(refusals).await.into_iter().flatten().collect();
-    ensure!(wrong.is_empty(), "{service}:\n{}", wrong.join("\n"));
-    if target.posts { line_feeds_end_lines(target, port).await } else { Ok(()) }
+    let failures: Vec<_> = join_all(refusals).await.into_iter().flatten().collect();
+    ensure!(failures.is_empty(), "{service}:\n{}", failures.join("\n"));
+    if target.accepts_post { line_feeds_end_lines(target, port).await } else { Ok(()) }
 }
 
-/// RFC 9112, 2.2 lets a server take a bare line feed for the end of a line. Each takes it so, so that all agree
-/// where the body is, and that it is a list.
+/// RFC 9112, 2.2 lets a server accept a bare line feed as the end of a line. All servers do, so that they agree on where
+/// the body is: each finds that it is a list.
 async fn line_feeds_end_lines(Target { path, .. }: Target, port: u16) -> anyhow::Result<()> {
     let headers = ["Content-Type: application/json", "X-A: b\nContent-Length: 2\nConnection: close"];
     let answers = socket::send(port, request(&format!("POST {path}"), &headers, "[]").as_bytes()).await?;
@@ -79,9 +79,9 @@ async fn line_feeds_end_lines(Target { path, .. }: Target, port: u16) -> anyhow:
     Ok(())
 }
 
-async fn refuse(port: u16, bytes: &[u8], statuses: &[u16]) -> anyhow::Result<()> {
+async fn expect_refusal(port: u16, bytes: &[u8], statuses: &[u16]) -> anyhow::Result<()> {
     let answers = socket::send(port, bytes).await?;
-    // An interim answer promises nothing. A hidden request would be answered with another status.
+    // An interim response (100) is allowed. A hidden request would be answered with another status.
     for answer in answers.iter().filter(|answer| answer.status != 100) {
         ensure!(statuses.contains(&answer.status), "{answers:?}");
         ensure!(answer.header("content-type") == Some(PROBLEM), "{answer:?}");
@@ -92,28 +92,28 @@ async fn refuse(port: u16, bytes: &[u8], statuses: &[u16]) -> anyhow::Result<()>
 }
 
 /// # Errors
-/// A hidden request that was played.
+/// If a server has executed the hidden request.
 pub(super) async fn nothing_was_smuggled(api: &Api) -> anyhow::Result<()> {
     Call::get(format!("/movies/{}", *SMUGGLED), 404).play(api).await?;
     Ok(())
 }
 
-/// Where a body ends, said twice or not at all.
-fn framing(target: Target) -> Vec<Shape> {
+/// Messages that state the end of their body twice, or not at all.
+fn framing(target: Target) -> Vec<Message> {
     let post = format!("POST {}", target.path);
     let hidden = hidden();
     let json = "Content-Type: application/json";
     let chunked = format!("0\r\n\r\n{hidden}");
-    let shape = |name: &'static str, headers: &[&str], body: &str| {
+    let message = |name: &'static str, headers: &[&str], body: &str| {
         let headers = [&[json], headers].concat();
         (name, request(&post, &headers, body).into_bytes(), &[400][..])
     };
     let both = [length(&chunked), "Transfer-Encoding: chunked".to_owned()];
-    let mut shapes = vec![
-        shape("length and chunks", &[&both[0], &both[1]], &chunked),
-        shape("chunks and length", &[&both[1], &both[0]], &chunked),
-        shape("two lengths", &["Content-Length: 2", &length(&hidden)], &hidden),
-        shape("the same length twice", &["Content-Length: 2", "Content-Length: 2"], "{}"),
+    let mut messages = vec![
+        message("length and chunks", &[&both[0], &both[1]], &chunked),
+        message("chunks and length", &[&both[1], &both[0]], &chunked),
+        message("two lengths", &["Content-Length: 2", &length(&hidden)], &hidden),
+        message("the same length twice", &["Content-Length: 2", "Content-Length: 2"], "{}"),
     ];
     for (name, value) in [
         ("a list of lengths", "2, 2"),
@@ -126,7 +126,7 @@ fn framing(target: Target) -> Vec<Shape> {
         ("a length that is a word", "two"),
         ("a length over 64 bits", "18446744073709551617"),
     ] {
-        shapes.push(shape(name, &[&format!("Content-Length: {value}")], &hidden));
+        messages.push(message(name, &[&format!("Content-Length: {value}")], &hidden));
     }
     for (name, headers) in [
         ("chunked twice", &["Transfer-Encoding: chunked, chunked"][..]),
@@ -145,17 +145,17 @@ fn framing(target: Target) -> Vec<Shape> {
         ("a header folded later", &["X-A: b", "\tContent-Length: 5"]),
         ("a bare carriage return", &["X-A: b\rContent-Length: 5"]),
     ] {
-        shapes.push(shape(name, headers, &chunked));
+        messages.push(message(name, headers, &chunked));
     }
     let old = format!("{post} HTTP/1.0\r\n{json}\r\nTransfer-Encoding: chunked\r\n\r\n{chunked}");
-    shapes.push(("chunks of HTTP/1.0", old.into_bytes(), &[400]));
-    shapes
+    messages.push(("chunks of HTTP/1.0", old.into_bytes(), &[400]));
+    messages
 }
 
-/// Chunks that are none. Where no body is expected it is not read, and the answer is the resource's.
-fn chunks(target: Target) -> Vec<Shape> {
+/// Invalid chunks. A resource without POST does not read the body, and may answer with its own status.
+fn chunks(target: Target) -> Vec<Message> {
     let headers = ["Content-Type: application/json", "Transfer-Encoding: chunked"];
-    let statuses: &[u16] = if target.posts { &[400] } else { &[400, 405] };
+    let statuses: &[u16] = if target.accepts_post { &[400] } else { &[400, 405] };
     let hidden = hidden();
     [
         ("a chunk's size that is a word", "zz\r\n{}\r\n0\r\n\r\n"),
@@ -177,8 +177,8 @@ fn chunks(target: Target) -> Vec<Shape> {
     .collect()
 }
 
-/// Heads that are none.
-fn heads(Target { path, .. }: Target) -> Vec<Shape> {
+/// Invalid header fields.
+fn heads(Target { path, .. }: Target) -> Vec<Message> {
     let get = |headers: &[u8]| {
         let end = format!("\r\nConnection: close\r\n\r\n{}", hidden()).into_bytes();
         [format!("GET {path} HTTP/1.1\r\nHost: theater\r\n").as_bytes(), headers, &end].concat()
@@ -202,8 +202,8 @@ fn heads(Target { path, .. }: Target) -> Vec<Shape> {
     ]
 }
 
-/// Request lines that are none.
-fn lines() -> Vec<Shape> {
+/// Invalid request lines.
+fn lines() -> Vec<Message> {
     let bad: &[u16] = &[400];
     let line = |line: &[u8]| [line, b"\r\nHost: theater\r\nConnection: close\r\n\r\n"].concat();
     vec![
@@ -235,8 +235,8 @@ fn lines() -> Vec<Shape> {
     ]
 }
 
-/// Too much of everything.
-fn sizes(target: Target) -> Vec<Shape> {
+/// Messages that exceed a size limit.
+fn sizes(target: Target) -> Vec<Message> {
     let path = target.path;
     let head = |extra: &str| request(&format!("GET {path}"), &[extra], "").into_bytes();
     let many: Vec<String> = (0..200).map(|index| format!("X-{index}: x")).collect();

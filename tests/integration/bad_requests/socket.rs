@@ -1,4 +1,4 @@
-//! Bytes as they are, over TCP: what no client library would send, and all that comes back.
+//! Sends raw bytes over TCP, which no HTTP client would send, and parses all responses.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use anyhow::{Context, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A server that neither answers nor closes within this is stuck.
-const LIMIT: Duration = Duration::from_secs(15);
+/// A server must send data or close within this time.
+const READ_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// One of the answers on a connection.
+/// One of the responses on a connection.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -23,29 +23,29 @@ impl Answer {
     }
 }
 
-/// Sends `bytes`, and reads answers until the server closes.
+/// Sends `bytes`, and reads responses until the server closes.
 ///
 /// # Errors
-/// A server that doesn't close; an answer that isn't whole, or isn't HTTP.
+/// If the server does not close, or a response is incomplete or not HTTP.
 pub(crate) async fn send(port: u16, bytes: &[u8]) -> anyhow::Result<Vec<Answer>> {
     let (mut reading, mut writing) = TcpStream::connect(("127.0.0.1", port)).await?.into_split();
     let write = async {
-        // A server may refuse before it has read all, and then close.
+        // An error is fine: the server may refuse and close before it has read everything.
         writing.write_all(bytes).await.ok();
-        // Not shut: a client that waits for its answer keeps its side open.
+        // Returned, so that this half stays open while the response is read.
         writing
     };
     let read = async {
         let mut received = Vec::new();
         let mut chunk = vec![0; 16 * 1024];
         loop {
-            match tokio::time::timeout(LIMIT, reading.read(&mut chunk)).await {
+            match tokio::time::timeout(READ_TIMEOUT, reading.read(&mut chunk)).await {
                 Ok(Ok(0)) => return Ok(received),
                 Ok(Ok(length)) => received.extend_from_slice(&chunk[..length]),
-                // What came before a reset has come.
+                // The response came before the reset.
                 Ok(Err(_)) if !received.is_empty() => return Ok(received),
                 Ok(Err(error)) => bail!("cut: {error}"),
-                Err(_) => bail!("still open after {LIMIT:?}: {}", String::from_utf8_lossy(&received)),
+                Err(_) => bail!("still open after {READ_TIMEOUT:?}: {}", String::from_utf8_lossy(&received)),
             }
         }
     };

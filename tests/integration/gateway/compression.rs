@@ -1,4 +1,4 @@
-//! Answers made smaller, and the same when they are unpacked.
+//! Responses are compressed, and equal the plain ones when decompressed.
 
 use std::io::Read;
 
@@ -7,10 +7,10 @@ use reqwest::Method;
 use serde_json::Value;
 use theater_tests::{Api, Environment, Setup};
 
-use super::{lasting, played, send};
+use super::{constant_headers, send, theater_with_rows};
 
-/// An answer's bytes as they came.
-async fn packed(
+/// A response's headers, and its body as it was transferred.
+async fn fetch_raw(
     api: &Api,
     path: &str,
     accepted: &str,
@@ -20,7 +20,7 @@ async fn packed(
     Ok((headers, response.bytes().await?.to_vec()))
 }
 
-fn unpacked(coding: &str, bytes: &[u8]) -> anyhow::Result<String> {
+fn decompress(coding: &str, bytes: &[u8]) -> anyhow::Result<String> {
     let mut text = String::new();
     match coding {
         "gzip" => flate2::read::GzDecoder::new(bytes).read_to_string(&mut text)?,
@@ -29,8 +29,8 @@ fn unpacked(coding: &str, bytes: &[u8]) -> anyhow::Result<String> {
     Ok(text)
 }
 
-pub(crate) async fn answers_are_compressed(environment: &Environment) -> anyhow::Result<()> {
-    let (theater, movie, reservation) = played(environment, Setup::default()).await?;
+pub(crate) async fn responses_are_compressed(environment: &Environment) -> anyhow::Result<()> {
+    let (theater, movie, reservation) = theater_with_rows(environment, Setup::default()).await?;
     let api = &theater.api;
     for _ in 0..12 {
         api.publish(1).await?;
@@ -46,13 +46,16 @@ pub(crate) async fn answers_are_compressed(environment: &Environment) -> anyhow:
             ("gzip, deflate, br, zstd", "br"),
             ("br;q=0.1, gzip;q=0.9", "gzip"),
         ] {
-            let (headers, bytes) = packed(api, path, accepted).await?;
-            let said = headers.get("content-encoding").context("it came plain")?;
-            ensure!(said == coding && headers["vary"] == "accept-encoding", "{path} {accepted}: {headers:?}");
+            let (headers, bytes) = fetch_raw(api, path, accepted).await?;
+            let content_encoding = headers.get("content-encoding").context("it was not compressed")?;
+            ensure!(
+                content_encoding == coding && headers["vary"] == "accept-encoding",
+                "{path} {accepted}: {headers:?}"
+            );
             let media_type = headers["content-type"].to_str()?;
             ensure!(plain.header("content-type") == Some(media_type), "{path} {accepted}: {headers:?}");
             ensure!(bytes.len() < plain.text.len() / 2, "{path} {accepted}: {} bytes", bytes.len());
-            ensure!(unpacked(coding, &bytes)? == plain.text, "{path} {accepted}: another answer");
+            ensure!(decompress(coding, &bytes)? == plain.text, "{path} {accepted}: another answer");
         }
         for accepted in ["identity", "zstd", "gzip;q=0", "*"] {
             let answer = send(api, Method::GET, path, &[("accept-encoding", accepted)]).await?;
@@ -64,20 +67,23 @@ pub(crate) async fn answers_are_compressed(environment: &Environment) -> anyhow:
         let gzip = [("accept-encoding", "gzip")];
         let (get, head) =
             (send(api, Method::GET, path, &gzip).await?, send(api, Method::HEAD, path, &gzip).await?);
-        ensure!(lasting(&head) == lasting(&get) && head.text.is_empty(), "{path}: {head:?}, not {get:?}");
+        ensure!(
+            constant_headers(&head) == constant_headers(&get) && head.text.is_empty(),
+            "{path}: {head:?}, not {get:?}"
+        );
     }
-    // Too small; and an ETag that must come back in If-Match as it is.
+    // Not compressed: small responses, and responses with an ETag, which clients send back unchanged in If-Match.
     for path in [format!("/reservations/{reservation}"), format!("/movies/{movie}"), "/nothing".to_owned()] {
         let answer = send(api, Method::GET, &path, &[("accept-encoding", "br")]).await?;
         ensure!(answer.header("content-encoding").is_none() && answer.json().is_ok(), "{answer:?}");
     }
-    // Who takes nothing plain gets small problems packed, too; who takes nothing at all is told so.
-    let (headers, bytes) = packed(api, "/nothing", "gzip, identity;q=0").await?;
+    // A client that refuses plain responses gets small ones compressed, too. One that accepts no coding at all gets 406.
+    let (headers, bytes) = fetch_raw(api, "/nothing", "gzip, identity;q=0").await?;
     ensure!(headers["content-encoding"] == "gzip", "{headers:?}");
-    let problem: Value = serde_json::from_str(&unpacked("gzip", &bytes)?)?;
+    let problem: Value = serde_json::from_str(&decompress("gzip", &bytes)?)?;
     ensure!(problem["status"] == 404, "{problem}");
     let path = format!("/movies/{movie}");
-    let (headers, _) = packed(api, &path, "gzip, identity;q=0").await?;
+    let (headers, _) = fetch_raw(api, &path, "gzip, identity;q=0").await?;
     ensure!(headers["etag"] == "\"1\"" && !headers.contains_key("content-encoding"), "{headers:?}");
     let none = send(api, Method::GET, "/movies", &[("accept-encoding", "identity;q=0")]).await?;
     ensure!(none.status == 406 && none.json()?["type"] == "/problems/not-acceptable", "{none:?}");

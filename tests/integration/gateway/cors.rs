@@ -1,4 +1,4 @@
-//! Web pages of other origins: what a browser asks before it lets one call, and what it lets one read.
+//! CORS: preflight requests of web pages of other origins, and the response headers that they may read.
 
 use anyhow::ensure;
 use reqwest::Method;
@@ -6,19 +6,24 @@ use theater_tests::{Environment, Setup, Theater, api::Answer};
 
 use super::send;
 
-const OURS: &str = "https://app.example";
+const ALLOWED_ORIGIN: &str = "https://app.example";
 
-pub(crate) async fn pages_of_other_origins_call_if_they_may(environment: &Environment) -> anyhow::Result<()> {
-    let settings = vec![("gateway", format!("--cors-origins={OURS},http://localhost:3000"))];
+pub(crate) async fn cors_admits_configured_origins_only(environment: &Environment) -> anyhow::Result<()> {
+    let settings = vec![("gateway", format!("--cors-origins={ALLOWED_ORIGIN},http://localhost:3000"))];
     let theater = Theater::start(environment, Setup { settings, ..Setup::default() }).await?;
     let api = &theater.api;
     let id = api.publish(1).await?;
-    let allowed =
-        |origin| -> Option<&str> { [OURS, "http://localhost:3000"].contains(&origin).then_some(origin) };
-    for origin in
-        [OURS, "http://localhost:3000", "https://other.example", "https://app.example.evil.example", "null"]
-    {
-        // Errors can be read as well.
+    let allowed = |origin| -> Option<&str> {
+        [ALLOWED_ORIGIN, "http://localhost:3000"].contains(&origin).then_some(origin)
+    };
+    for origin in [
+        ALLOWED_ORIGIN,
+        "http://localhost:3000",
+        "https://other.example",
+        "https://app.example.evil.example",
+        "null",
+    ] {
+        // Pages may read error responses, too.
         for (path, status) in
             [("/movies", 200), ("/movies/x", 400), ("/nothing", 404), (&format!("/movies/{id}"), 200)]
         {
@@ -31,9 +36,9 @@ pub(crate) async fn pages_of_other_origins_call_if_they_may(environment: &Enviro
             let vary: Vec<_> =
                 answer.headers.get_all("vary").iter().filter_map(|v| v.to_str().ok()).collect();
             ensure!(vary.join(",").to_ascii_lowercase().contains("origin"), "{origin} {path}: {answer:?}");
-            ensure!(allowed(origin).is_none() || all_exposed(&answer), "{origin} {path}: {answer:?}");
+            ensure!(allowed(origin).is_none() || exposes_all_headers(&answer), "{origin} {path}: {answer:?}");
         }
-        for (method, headers, fine) in [
+        for (method, headers, permitted) in [
             ("POST", "content-type,idempotency-key,prefer", true),
             ("PATCH", "content-type,if-match", true),
             ("DELETE", "", true),
@@ -41,15 +46,15 @@ pub(crate) async fn pages_of_other_origins_call_if_they_may(environment: &Enviro
             ("PUT", "", false),
             ("POST", "x-other", false),
         ] {
-            let mut asked = vec![("origin", origin), ("access-control-request-method", method)];
+            let mut preflight = vec![("origin", origin), ("access-control-request-method", method)];
             if !headers.is_empty() {
-                asked.push(("access-control-request-headers", headers));
+                preflight.push(("access-control-request-headers", headers));
             }
-            // Whether there is such a movie is not asked: it is no request yet.
-            let answer = send(api, Method::OPTIONS, "/movies/any", &asked).await?;
-            let fine = fine && allowed(origin).is_some();
-            ensure!(answer.status.is_success() == fine, "{origin} {method} {headers}: {answer:?}");
-            if fine {
+            // A preflight request does not check whether the movie exists.
+            let answer = send(api, Method::OPTIONS, "/movies/any", &preflight).await?;
+            let permitted = permitted && allowed(origin).is_some();
+            ensure!(answer.status.is_success() == permitted, "{origin} {method} {headers}: {answer:?}");
+            if permitted {
                 ensure!(answer.header("access-control-allow-origin") == Some(origin), "{answer:?}");
                 let methods = answer.header("access-control-allow-methods").unwrap_or_default();
                 ensure!(methods.contains(method), "{answer:?}");
@@ -61,14 +66,14 @@ pub(crate) async fn pages_of_other_origins_call_if_they_may(environment: &Enviro
             ensure!(answer.header("access-control-allow-credentials").is_none(), "{answer:?}");
         }
     }
-    // Without an origin nothing is different.
+    // A request without an origin is answered as always.
     let plain = send(api, Method::OPTIONS, "/movies", &[]).await?;
     ensure!(plain.status == 204 && plain.header("allow") == Some("GET, HEAD, POST, OPTIONS"), "{plain:?}");
     theater.stop().await
 }
 
-/// What a page may read beside the body.
-fn all_exposed(answer: &Answer) -> bool {
+/// Whether a page may read all of the API's response headers.
+fn exposes_all_headers(answer: &Answer) -> bool {
     const NAMES: [&str; 10] = [
         "location",
         "etag",

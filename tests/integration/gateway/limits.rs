@@ -1,4 +1,4 @@
-//! How much of the gateway one client can take.
+//! The limits of the gateway for one client: request rate, sizes of request heads, slow requests.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use crate::prometheus;
 
 const PER_SECOND: u32 = 5;
 
-pub(crate) async fn a_client_is_limited_by_its_address(environment: &Environment) -> anyhow::Result<()> {
+pub(crate) async fn requests_are_limited_per_client_address(environment: &Environment) -> anyhow::Result<()> {
     let settings = vec![
         ("gateway", format!("--rate-limit={PER_SECOND}")),
         ("gateway", "--trusted-proxies=127.0.0.0/8".to_owned()),
@@ -45,27 +45,27 @@ pub(crate) async fn a_client_is_limited_by_its_address(environment: &Environment
     for answer in refused {
         is_refused(answer)?;
     }
-    // What the client writes itself moves it nowhere, and others are not concerned.
+    // A client can't change its address by sending X-Forwarded-For itself. Other clients are not limited.
     let mut n = 0;
     is_refused(
-        &exhausted(async || {
+        &first_refusal(async || {
             n += 1;
             get(&format!("198.51.100.{n}, 192.0.2.1")).await
         })
         .await?,
     )?;
     ensure!(get("192.0.2.2").await?.status == 200, "another client was refused");
-    // Of IPv6, a /64 is one client.
+    // An IPv6 /64 network is one client.
     let mut n = 0;
     is_refused(
-        &exhausted(async || {
+        &first_refusal(async || {
             n += 1;
             get(&format!("2001:db8::{n:x}")).await
         })
         .await?,
     )?;
     ensure!(get("2001:db8:0:1::1").await?.status == 200, "another network was refused");
-    // Who waits as told is served again.
+    // After waiting as Retry-After says, the client is served again.
     eventually("the client may call again", SOON, async || {
         ensure!(get("192.0.2.1").await?.status == 200);
         Ok(())
@@ -80,8 +80,8 @@ pub(crate) async fn a_client_is_limited_by_its_address(environment: &Environment
     theater.stop().await
 }
 
-/// The first refusal.
-async fn exhausted(mut call: impl AsyncFnMut() -> anyhow::Result<Answer>) -> anyhow::Result<Answer> {
+/// Repeats a call until it is refused, and returns that response.
+async fn first_refusal(mut call: impl AsyncFnMut() -> anyhow::Result<Answer>) -> anyhow::Result<Answer> {
     for _ in 0..200 {
         let answer = call().await?;
         if answer.status != 200 {
@@ -99,13 +99,13 @@ fn is_refused(answer: &Answer) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) async fn heads_are_bounded(environment: &Environment) -> anyhow::Result<()> {
+pub(crate) async fn request_heads_are_bounded(environment: &Environment) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
     let port = theater.api.url.rsplit(':').next().context("no port")?.parse()?;
-    // 4 + 7 and 10 + 5 bytes, in two fields.
-    const OWN: &str = "Host: theater\r\nConnection: close\r\n";
+    // Two fields of 4 + 7 and 10 + 5 bytes.
+    const OWN_FIELDS: &str = "Host: theater\r\nConnection: close\r\n";
     let status = async |target: &str, fields: &str| {
-        let request = format!("GET {target} HTTP/1.1\r\n{OWN}{fields}\r\n");
+        let request = format!("GET {target} HTTP/1.1\r\n{OWN_FIELDS}{fields}\r\n");
         let answers = socket::send(port, request.as_bytes()).await?;
         let [answer] = &answers[..] else { anyhow::bail!("{answers:?}") };
         if answer.status != 200 {
@@ -134,20 +134,20 @@ pub(crate) async fn heads_are_bounded(environment: &Environment) -> anyhow::Resu
     theater.stop().await
 }
 
-/// Slow connections at once.
-const SLOW: usize = 300;
-/// Between two bytes of a slow client: its head would take a minute.
-const DRIP: Duration = Duration::from_millis(250);
-/// The gateway's limit for a head is 5 s.
-const CUT: Duration = Duration::from_secs(10);
-/// What anybody else may have to wait meanwhile, on a busy machine.
-const SERVED: Duration = Duration::from_secs(2);
+const SLOW_CLIENTS: usize = 300;
+/// Between two bytes of a slow client, whose request head would so take a minute.
+const BYTE_PERIOD: Duration = Duration::from_millis(250);
+/// A slow client is refused within this time. The gateway's time-out for a head is 5 s.
+const REFUSED_WITHIN: Duration = Duration::from_secs(10);
+/// The longest response time of other clients, on a busy machine.
+const SERVED_WITHIN: Duration = Duration::from_secs(2);
 
-pub(crate) async fn slow_clients_harm_nobody(environment: &Environment) -> anyhow::Result<()> {
+pub(crate) async fn slow_clients_do_not_delay_others(environment: &Environment) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
     let address = theater.api.url.trim_start_matches("http://").to_owned();
-    let slow = (0..SLOW).map(async |_| {
-        let answer = tokio::time::timeout(CUT, drip(&address)).await.context("still open")??;
+    let slow = (0..SLOW_CLIENTS).map(async |_| {
+        let answer =
+            tokio::time::timeout(REFUSED_WITHIN, send_slowly(&address)).await.context("still open")??;
         ensure!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
         Ok(())
     });
@@ -159,20 +159,20 @@ pub(crate) async fn slow_clients_harm_nobody(environment: &Environment) -> anyho
             slowest = slowest.max(began.elapsed());
             ensure!(answer.status == 200, "{answer:?}");
         }
-        ensure!(slowest < SERVED, "one call took {slowest:?}");
+        ensure!(slowest < SERVED_WITHIN, "one call took {slowest:?}");
         anyhow::Ok(())
     };
     tokio::try_join!(try_join_all(slow), others)?;
     theater.stop().await
 }
 
-/// Sends a head byte by byte, as a slow client does, until it is answered.
-async fn drip(address: &str) -> anyhow::Result<String> {
+/// Sends a request head byte by byte, as a slow client does, until it is answered.
+async fn send_slowly(address: &str) -> anyhow::Result<String> {
     let (mut reading, mut writing) = TcpStream::connect(address).await?.into_split();
     let mut answer = String::new();
     let head = format!("GET /movies HTTP/1.1\r\nHost: theater\r\nX-A: {}", "x".repeat(240));
     let write = async {
-        let mut pace = tokio::time::interval(DRIP);
+        let mut pace = tokio::time::interval(BYTE_PERIOD);
         for byte in head.bytes() {
             pace.tick().await;
             if writing.write_all(&[byte]).await.is_err() {

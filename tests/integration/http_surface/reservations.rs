@@ -1,4 +1,4 @@
-//! The customer's calls, and what the other services show of them.
+//! The customer's calls, and the lists and notifications that they lead to.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub(crate) async fn reservations_are_placed_and_shown(environment: &Environment)
     let api = &theater.api;
     let (movie, id) = (api.publish(100).await?, Uuid::now_v7());
     let path = format!("/reservations/{id}");
-    // As httpie sends it.
+    // `count` as a string, as httpie sends it.
     let sent = json!({"id": id, "userId": 1, "userName": "Jane", "movieId": movie, "count": "45",
         "email": "jane@example.org", "date": "2026-12-24"});
     let mut shown = json!({"id": id, "userId": "1", "userName": "Jane", "movieId": movie, "count": 45,
@@ -24,43 +24,43 @@ pub(crate) async fn reservations_are_placed_and_shown(environment: &Environment)
     let changed = |field: &str, value: Value| {
         let mut body = sent.clone();
         body[field] = value;
-        Call::post("/reservations", &body, 409).says("another body")
+        Call::post("/reservations", &body, 409).expect_detail("another body")
     };
     Call::post("/reservations", &sent, 202)
-        .header("location", &path)
-        .header("cache-control", "no-store")
-        .shows(shown.clone())
+        .expect_header("location", &path)
+        .expect_header("cache-control", "no-store")
+        .expect_body(shown.clone())
         .play(api)
         .await?;
     shown["reserveStatus"] = json!("CONFIRMED");
-    becomes(api, id, &shown).await?;
+    wait_for_state(api, id, &shown).await?;
     let mut same = sent.clone();
     (same["userId"], same["count"]) = (json!("1"), json!(45));
     let calls = [
-        // The same once more: the reservation as it stands now.
-        Call::post("/reservations", &same, 202).header("location", &path).shows(shown.clone()),
+        // A repeat is answered with the current state of the reservation.
+        Call::post("/reservations", &same, 202).expect_header("location", &path).expect_body(shown.clone()),
         changed("userId", json!("2")),
         changed("userName", json!("John")),
         changed("movieId", json!(Uuid::now_v7())),
         changed("count", json!(46)),
         changed("email", json!("john@example.org")),
         changed("date", json!("2026-12-25")),
-        Call::get(&path, 200).header("cache-control", "no-store").shows(shown.clone()),
+        Call::get(&path, 200).expect_header("cache-control", "no-store").expect_body(shown.clone()),
         Call::get("/reservations", 200)
-            .header("cache-control", "no-store")
-            .shows(json!({"items": [shown], "next": null})),
-        Call::get(format!("/reservations/{}", Uuid::now_v7()), 404).says("there is no reservation"),
+            .expect_header("cache-control", "no-store")
+            .expect_body(json!({"items": [shown], "next": null})),
+        Call::get(format!("/reservations/{}", Uuid::now_v7()), 404).expect_detail("there is no reservation"),
     ];
     play(api, calls).await?;
-    ensure!(api.left(movie).await? == 55, "a repeat takes no tickets");
-    server_makes_what_is_left_out(api, movie).await?;
-    checks::at_rest(&theater.stage, SOON).await?;
-    checks::invariants(&theater.stage, api).await?;
+    ensure!(api.tickets_left(movie).await? == 55, "a repeat takes no tickets");
+    the_server_fills_in_missing_fields(api, movie).await?;
+    checks::wait_until_at_rest(&theater.config, SOON).await?;
+    checks::invariants(&theater.config, api).await?;
     theater.stop().await
 }
 
-/// Without `id`, `email` and `date`.
-async fn server_makes_what_is_left_out(api: &Api, movie: Uuid) -> anyhow::Result<()> {
+/// A body without `id`, `email` and `date`.
+async fn the_server_fills_in_missing_fields(api: &Api, movie: Uuid) -> anyhow::Result<()> {
     let body = json!({"userId": "7", "userName": "Jane", "movieId": movie, "count": 1});
     let answer = Call::post("/reservations", &body, 202).play(api).await?;
     let shown = answer.json()?;
@@ -76,7 +76,7 @@ async fn server_makes_what_is_left_out(api: &Api, movie: Uuid) -> anyhow::Result
     Ok(())
 }
 
-async fn becomes(api: &Api, id: Uuid, shown: &Value) -> anyhow::Result<()> {
+async fn wait_for_state(api: &Api, id: Uuid, shown: &Value) -> anyhow::Result<()> {
     eventually("the reservation is decided", SOON, async || {
         let reservation = api.reservation(id).await?;
         ensure!(reservation == *shown, "{reservation}");
@@ -85,7 +85,7 @@ async fn becomes(api: &Api, id: Uuid, shown: &Value) -> anyhow::Result<()> {
     .await
 }
 
-pub(crate) async fn reservations_are_cancelled_and_told(environment: &Environment) -> anyhow::Result<()> {
+pub(crate) async fn outcomes_are_listed_and_notified(environment: &Environment) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
     let api = &theater.api;
     let movie = api.publish(10).await?;
@@ -106,32 +106,33 @@ pub(crate) async fn reservations_are_cancelled_and_told(environment: &Environmen
         if let Some(reason) = reason {
             shown["cancelReason"] = json!(reason);
         }
-        becomes(api, id, &shown).await?;
-        told(api, id, &shown, (movie != nowhere).then_some("LALALand"), 1).await?;
+        wait_for_state(api, id, &shown).await?;
+        wait_until_listed_and_notified(api, id, &shown, (movie != nowhere).then_some("LALALand"), 1).await?;
     }
     let [(kept, ..), (refused, ..), _] = cases;
     let mut shown = body(kept, movie, 4);
     (shown["reserveStatus"], shown["cancelReason"]) = (json!("CANCELLED"), json!("CUSTOMER"));
     let path = format!("/reservations/{kept}");
     let calls = [
-        Call::delete(&path, 202).header("cache-control", "no-store").shows(shown.clone()),
-        Call::delete(&path, 200).header("cache-control", "no-store").shows(shown.clone()),
-        Call::get(&path, 200).shows(shown.clone()),
+        Call::delete(&path, 202).expect_header("cache-control", "no-store").expect_body(shown.clone()),
+        Call::delete(&path, 200).expect_header("cache-control", "no-store").expect_body(shown.clone()),
+        Call::get(&path, 200).expect_body(shown.clone()),
         Call::delete(format!("/reservations/{refused}"), 200),
-        Call::delete(format!("/reservations/{nowhere}"), 404).says("there is no reservation"),
+        Call::delete(format!("/reservations/{nowhere}"), 404).expect_detail("there is no reservation"),
         Call::get(format!("/notifications?reserveId={nowhere}"), 200)
-            .shows(json!({"items": [], "next": null})),
+            .expect_body(json!({"items": [], "next": null})),
     ];
     play(api, calls).await?;
-    told(api, kept, &shown, Some("LALALand"), 2).await?;
-    checks::at_rest(&theater.stage, SOON).await?;
-    checks::invariants(&theater.stage, api).await?;
-    ensure!(api.left(movie).await? == 10);
+    wait_until_listed_and_notified(api, kept, &shown, Some("LALALand"), 2).await?;
+    checks::wait_until_at_rest(&theater.config, SOON).await?;
+    checks::invariants(&theater.config, api).await?;
+    ensure!(api.tickets_left(movie).await? == 10);
     theater.stop().await
 }
 
-/// What `reservation` came to stands in the list and, as the newest of `times`, in the notifications.
-async fn told(
+/// Waits until the list shows the outcome of `reservation`, and the newest of its notifications does, of which there are
+/// `times`.
+async fn wait_until_listed_and_notified(
     api: &Api,
     id: Uuid,
     reservation: &Value,
@@ -149,19 +150,19 @@ async fn told(
     let mut row = json!({"reserveId": id});
     copy(&mut row, &["reserveStatus", "userId", "movieId", "count", "date"]);
     eventually("it is listed", SOON, async || {
-        let listed = api.all("/reservationLists?status=all&userId=7").await?;
+        let listed = api.list_all("/reservationLists?status=all&userId=7").await?;
         ensure!(listed.contains(&row), "{listed:?}, without {row}");
-        let confirmed = api.all("/reservationLists?userId=7").await?;
+        let confirmed = api.list_all("/reservationLists?userId=7").await?;
         ensure!(confirmed.contains(&row) == (row["reserveStatus"] == "CONFIRMED"), "{confirmed:?}");
         Ok(())
     })
     .await?;
     eventually("it is notified", SOON, async || {
-        let notified = api.all(&format!("/notifications?reserveId={id}")).await?;
+        let notified = api.list_all(&format!("/notifications?reserveId={id}")).await?;
         ensure!(notified.len() == times, "{notified:?}");
         let mut expected = json!({"reserveId": id});
         copy(&mut expected, &["reserveStatus", "userId", "userName", "movieId", "count"]);
-        // What the service makes itself: of the right kind.
+        // Fields that the service generates: any value of the right type.
         for field in ["id", "message", "sentAt"] {
             ensure!(notified[0][field].is_string(), "{}", notified[0]);
             expected[field] = notified[0][field].clone();
@@ -175,11 +176,11 @@ async fn told(
     .await
 }
 
-pub(crate) async fn rows_are_filtered(environment: &Environment) -> anyhow::Result<()> {
+pub(crate) async fn collections_are_filtered(environment: &Environment) -> anyhow::Result<()> {
     let theater = Theater::start(environment, Setup::default()).await?;
     let api = &theater.api;
     let movie = api.publish(100).await?;
-    // Names that must be escaped, that end like another's, and that a careless filter would take for all.
+    // Ids that must be escaped, one that contains another, and one that a `like` filter would take for all.
     let users = ["1", "11", "%", "ann+bob & c/d?=#", "Jürgen 😀"];
     let mut placed = Vec::new();
     for user in users.into_iter().cycle().take(2 * users.len()) {
@@ -189,9 +190,9 @@ pub(crate) async fn rows_are_filtered(environment: &Environment) -> anyhow::Resu
         placed.push((user, id.to_string()));
     }
     let cancelled = &placed[0].1;
-    checks::at_rest(&theater.stage, SOON).await?;
+    checks::wait_until_at_rest(&theater.config, SOON).await?;
     Call::delete(format!("/reservations/{cancelled}"), 202).play(api).await?;
-    checks::at_rest(&theater.stage, SOON).await?;
+    checks::wait_until_at_rest(&theater.config, SOON).await?;
 
     let ids = async |path: &str, user: Option<&str>, field: &str| {
         let mut request = api.request(reqwest::Method::GET, path);
@@ -208,11 +209,11 @@ pub(crate) async fn rows_are_filtered(environment: &Environment) -> anyhow::Resu
         anyhow::Ok(ids)
     };
     for user in users.into_iter().map(Some).chain([None, Some("nobody")]) {
-        let belongs = |of: &str| user.is_none_or(|user| of == user);
-        let mut all: Vec<_> = placed.iter().filter(|(of, _)| belongs(of)).map(|(_, id)| id.clone()).collect();
+        let matches = |of: &str| user.is_none_or(|user| of == user);
+        let mut all: Vec<_> = placed.iter().filter(|(of, _)| matches(of)).map(|(_, id)| id.clone()).collect();
         all.sort();
         let confirmed: Vec<_> = all.iter().filter(|id| *id != cancelled).cloned().collect();
-        // The cancelled one twice: it was confirmed before.
+        // The cancelled one has two notifications: it was confirmed before.
         let mut notified: Vec<_> =
             all.iter().chain(all.iter().filter(|id| *id == cancelled)).cloned().collect();
         notified.sort();

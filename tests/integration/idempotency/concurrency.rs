@@ -1,8 +1,8 @@
-//! The same key at the same moment: in one batch, in two, in two replicas.
+//! Repeats of a call at the same time: in one batch, in two batches, in two replicas.
 
 use std::collections::HashMap;
 
-use super::{KEY, REPLAYED, Route, SOON, routes, same};
+use super::{KEY, REPLAYED, Route, SOON, expect_replay, routes};
 use anyhow::{Context, ensure};
 use futures_util::future::try_join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -11,47 +11,48 @@ use sqlx::{Connection, PgConnection};
 use theater_tests::api::Answer;
 use theater_tests::{Api, Environment, Setup, Theater, checks, eventually};
 
-/// A replica's calls meet in its intake: many of them are one batch.
-pub(crate) async fn many_at_once_in_one_replica(environment: &Environment) -> anyhow::Result<()> {
-    many_at_once(environment, 1).await
+/// The calls of one replica meet in its intake queue, which batches many of them.
+pub(crate) async fn concurrent_repeats_in_one_replica(environment: &Environment) -> anyhow::Result<()> {
+    concurrent_repeats(environment, 1).await
 }
 
-pub(crate) async fn many_at_once_in_two_replicas(environment: &Environment) -> anyhow::Result<()> {
-    many_at_once(environment, 2).await
+pub(crate) async fn concurrent_repeats_in_two_replicas(environment: &Environment) -> anyhow::Result<()> {
+    concurrent_repeats(environment, 2).await
 }
 
 const KEYS: usize = 60;
 const REPEATS: usize = 5;
 
-async fn many_at_once(environment: &Environment, replicas: usize) -> anyhow::Result<()> {
+async fn concurrent_repeats(environment: &Environment, replicas: usize) -> anyhow::Result<()> {
     let setup = Setup { replicas, deadline_secs: 300, ..Setup::default() };
     let theater = Theater::start(environment, setup).await?;
     let (api, movie) = (&theater.api, theater.api.publish(1_000).await?);
     for route in routes(movie) {
-        let calls = (0..KEYS * REPEATS).map(|call| answered(api, &route, format!("{}", call / REPEATS)));
-        // In order, so that the repeats of one key are under way together.
+        let calls =
+            (0..KEYS * REPEATS).map(|call| call_until_answered(api, &route, format!("{}", call / REPEATS)));
+        // In order, so that all repeats of one key run at the same time.
         let answers: Vec<_> = stream::iter(calls).buffered(20 * REPEATS).try_collect().await?;
         for answers in answers.chunks(REPEATS) {
             one_effect(answers).with_context(|| route.path.clone())?;
         }
-        let mut places: HashMap<_, usize> = HashMap::new();
+        let mut counts: HashMap<_, usize> = HashMap::new();
         for answer in &answers {
-            *places.entry(answer.text.clone()).or_default() += 1;
+            *counts.entry(answer.text.clone()).or_default() += 1;
         }
-        ensure!(places.len() == KEYS && places.values().all(|times| *times == REPEATS), "{places:?}");
+        ensure!(counts.len() == KEYS && counts.values().all(|times| *times == REPEATS), "{counts:?}");
     }
-    checks::at_rest(&theater.stage, SOON).await?;
-    ensure!(api.all("/movies").await?.len() == KEYS + 1, "movies");
-    ensure!(api.all("/reservations").await?.len() == KEYS, "reservations");
-    // 1 000, and 5 a delivery, and 1 less a reservation.
-    let left = api.left(movie).await?;
+    checks::wait_until_at_rest(&theater.config, SOON).await?;
+    ensure!(api.list_all("/movies").await?.len() == KEYS + 1, "movies");
+    ensure!(api.list_all("/reservations").await?.len() == KEYS, "reservations");
+    // 1 000, plus 5 for each delivery, minus 1 for each reservation.
+    let left = api.tickets_left(movie).await?;
     ensure!(left == 1_000 + 4 * i64::try_from(KEYS)?, "{left} are left");
-    checks::invariants(&theater.stage, api).await?;
+    checks::invariants(&theater.config, api).await?;
     theater.stop().await
 }
 
-/// Asks again after 503, as one whose transaction lost too many races is told.
-async fn answered(api: &Api, route: &Route, key: String) -> anyhow::Result<Answer> {
+/// Repeats a call while it is answered with 503, which it is if its transaction has lost too many races.
+async fn call_until_answered(api: &Api, route: &Route, key: String) -> anyhow::Result<Answer> {
     eventually("an answer", SOON, async || {
         let request = api.request(reqwest::Method::POST, &route.path).header(KEY, &key).json(&route.body);
         let answer = Api::send(request).await?;
@@ -61,32 +62,32 @@ async fn answered(api: &Api, route: &Route, key: String) -> anyhow::Result<Answe
     .await
 }
 
-/// One took effect, the others were answered as it was.
+/// One of the responses is the original, and the others are its replays.
 fn one_effect(answers: &[Answer]) -> anyhow::Result<()> {
-    let (again, firsts): (Vec<_>, Vec<_>) =
+    let (replays, originals): (Vec<_>, Vec<_>) =
         answers.iter().partition(|answer| answer.header(REPLAYED).is_some());
-    ensure!(firsts.len() == 1, "{} took effect: {firsts:?}", firsts.len());
-    again.into_iter().try_for_each(|again| same(firsts[0], again))
+    ensure!(originals.len() == 1, "{} took effect: {originals:?}", originals.len());
+    replays.into_iter().try_for_each(|replay| expect_replay(originals[0], replay))
 }
 
-/// Both replicas have seen that the key is free, and wait for the same lock, when one of them goes on.
-pub(crate) async fn both_replicas_past_the_look(environment: &Environment) -> anyhow::Result<()> {
+/// Both replicas have found the key free and wait for the same lock, when the first one goes on.
+pub(crate) async fn two_replicas_find_the_same_key_free(environment: &Environment) -> anyhow::Result<()> {
     let setup = Setup { replicas: 2, deadline_secs: 300, ..Setup::default() };
     let theater = Theater::start(environment, setup).await?;
-    let (api, stage) = (&theater.api, &theater.stage);
+    let (api, config) = (&theater.api, &theater.config);
     let movie = api.publish(1_000).await?;
-    checks::at_rest(stage, SOON).await?;
+    checks::wait_until_at_rest(config, SOON).await?;
     for (route, database, lock) in [
-        // What reads rows to lock them may pass, what writes waits.
-        (0, &stage.movie_url, "lock table movie in share row exclusive mode"),
-        (1, &stage.movie_url, "lock table movie in share row exclusive mode"),
-        (2, &stage.reservation_url, "lock table reservation in share row exclusive mode"),
+        // In this mode, statements that only lock rows go on, and writes wait.
+        (0, &config.movie_url, "lock table movie in share row exclusive mode"),
+        (1, &config.movie_url, "lock table movie in share row exclusive mode"),
+        (2, &config.reservation_url, "lock table reservation in share row exclusive mode"),
     ] {
         let route = &routes(movie)[route];
         let other = route.changed(route.changes[0].0, &route.changes[0].1);
         for (key, second) in [("same", &route.body), ("other", &other)] {
-            let calls = [&route.body, second].map(|body| plain(api, route, key, body));
-            let answers = behind(database, lock, calls).await?;
+            let calls = [&route.body, second].map(|body| send(api, route, key, body));
+            let answers = both_wait_for_lock(database, lock, calls).await?;
             if key == "same" {
                 one_effect(&answers).with_context(|| route.path.clone())?;
             } else {
@@ -96,23 +97,24 @@ pub(crate) async fn both_replicas_past_the_look(environment: &Environment) -> an
             }
         }
     }
-    // A delivery that fits only once: who waited for it is not told that it is too much.
+    // A delivery that the stock can take only once: the call that had to wait gets the replay, not a refusal.
     let route = &routes(api.publish(999_993).await?)[1];
     let body = json!({"count": 7});
-    let calls = [(), ()].map(|()| plain(api, route, "full", &body));
-    let answers = behind(&stage.movie_url, "lock table movie in share row exclusive mode", calls).await?;
+    let calls = [(), ()].map(|()| send(api, route, "full", &body));
+    let answers =
+        both_wait_for_lock(&config.movie_url, "lock table movie in share row exclusive mode", calls).await?;
     one_effect(&answers).context("a full movie")?;
 
-    checks::at_rest(stage, SOON).await?;
-    ensure!(api.all("/movies").await?.len() == 4, "movies");
-    ensure!(api.all("/reservations").await?.len() == 2, "reservations");
-    ensure!(checks::count(&stage.movie_url, "select count(*) from delivery").await? == 3, "deliveries");
-    checks::invariants(stage, api).await?;
+    checks::wait_until_at_rest(config, SOON).await?;
+    ensure!(api.list_all("/movies").await?.len() == 4, "movies");
+    ensure!(api.list_all("/reservations").await?.len() == 2, "reservations");
+    ensure!(checks::count_rows(&config.movie_url, "select count(*) from delivery").await? == 3, "deliveries");
+    checks::invariants(config, api).await?;
     theater.stop().await
 }
 
-/// Two calls that wait for a lock before either goes on.
-async fn behind(
+/// Makes two calls that both wait for a lock before either goes on.
+async fn both_wait_for_lock(
     database: &str,
     lock: &'static str,
     calls: [impl Future<Output = anyhow::Result<Answer>>; 2],
@@ -122,7 +124,7 @@ async fn behind(
     sqlx::raw_sql(lock).execute(&mut holder).await?;
     let release = async {
         eventually("both wait", SOON, async || {
-            let waiting = checks::count(
+            let waiting = checks::count_rows(
                 database,
                 "select count(*) from pg_stat_activity
                  where datname = current_database() and wait_event_type = 'Lock'",
@@ -138,46 +140,45 @@ async fn behind(
     Ok(answers)
 }
 
-async fn plain(api: &Api, route: &Route, key: &str, body: &Value) -> anyhow::Result<Answer> {
+async fn send(api: &Api, route: &Route, key: &str, body: &Value) -> anyhow::Result<Answer> {
     Api::send(api.request(reqwest::Method::POST, &route.path).header(KEY, key).json(body)).await
 }
 
 const ROUNDS: usize = 2;
 const BATCH: usize = 100;
 
-/// Makes the rows come slowly, so that two statements are in the middle of theirs at the same time.
-const SLOWLY: &str = "
+/// Slows inserts down, so that two statements are in the middle of their rows at the same time.
+const SLOW_INSERTS: &str = "
     create function slowly() returns trigger language plpgsql as
         $$ begin perform pg_sleep(0.005); return new; end $$;
     create trigger slowly before insert on idempotency for each row execute function slowly();
 ";
 
-/// Two batches of two replicas with the same keys, in opposite orders: neither waits for the other that waits
-/// for it.
-pub(crate) async fn opposite_orders_do_not_block(environment: &Environment) -> anyhow::Result<()> {
+/// Two batches in two replicas have the same keys in opposite orders. They must not deadlock.
+pub(crate) async fn opposite_key_orders_do_not_deadlock(environment: &Environment) -> anyhow::Result<()> {
     let setup = Setup { replicas: 2, deadline_secs: 300, ..Setup::default() };
     let theater = Theater::start(environment, setup).await?;
     let movie = theater.api.publish(1_000).await?;
     let (_, ports) =
         theater.ports.iter().find(|(service, _)| *service == "reservation").context("reservation")?;
-    let mut connection = PgConnection::connect(&theater.stage.reservation_url).await?;
-    sqlx::raw_sql(SLOWLY).execute(&mut connection).await?;
+    let mut connection = PgConnection::connect(&theater.config.reservation_url).await?;
+    sqlx::raw_sql(SLOW_INSERTS).execute(&mut connection).await?;
     let apis = ports.iter().map(|port| Api::new(format!("http://127.0.0.1:{port}")));
     let apis = apis.collect::<anyhow::Result<Vec<_>>>()?;
     let route = &routes(movie)[2];
     for round in 0..ROUNDS {
         let directions = [(0..BATCH).collect::<Vec<_>>(), (0..BATCH).rev().collect()];
         let calls = apis.iter().zip(directions).flat_map(|(api, keys)| {
-            keys.into_iter().map(move |key| answered(api, route, format!("{round}-{key}")))
+            keys.into_iter().map(move |key| call_until_answered(api, route, format!("{round}-{key}")))
         });
         try_join_all(calls).await?;
     }
-    let placed = theater.api.all("/reservations").await?.len();
+    let placed = theater.api.list_all("/reservations").await?.len();
     ensure!(placed == ROUNDS * BATCH, "{placed} reservations");
-    checks::at_rest(&theater.stage, SOON).await?;
-    checks::invariants(&theater.stage, &theater.api).await?;
-    let deadlocks = checks::count(
-        &theater.stage.reservation_url,
+    checks::wait_until_at_rest(&theater.config, SOON).await?;
+    checks::invariants(&theater.config, &theater.api).await?;
+    let deadlocks = checks::count_rows(
+        &theater.config.reservation_url,
         "select deadlocks from pg_stat_database where datname = current_database()",
     );
     ensure!(deadlocks.await? == 0, "there were deadlocks");

@@ -1,4 +1,4 @@
-//! `/metrics`, `/livez` and `/readyz` of every service, after things that they must have counted.
+//! `/metrics`, `/livez` and `/readyz` of every service, after events that they must have counted.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -20,8 +20,8 @@ const SERVICES: [&str; 4] = ["reservation", "movie", "notification", "reservatio
 
 const REQUESTS: &str = "http_server_request_duration_seconds_count";
 
-/// What every service that reads the log has.
-const OF_EVENTS: [(&str, &str); 13] = [
+/// The metrics of every service that consumes events.
+const EVENT_METRICS: [(&str, &str); 13] = [
     ("outbox_backlog_events", "gauge"),
     ("outbox_age_seconds", "gauge"),
     ("outbox_sent_events_total", "counter"),
@@ -37,41 +37,41 @@ const OF_EVENTS: [(&str, &str); 13] = [
     ("process_cpu_seconds_total", "counter"),
 ];
 
-pub(crate) async fn metrics_tell_what_happened(environment: &Environment) -> anyhow::Result<()> {
+pub(crate) async fn metrics_count_what_happened(environment: &Environment) -> anyhow::Result<()> {
     let setup = Setup { partitions: PARTITIONS, ..Setup::default() };
     let theater = Theater::start(environment, setup).await?;
     let api = &theater.api;
-    let gone = Uuid::now_v7();
-    sagas(&theater).await?;
-    dead_letters(&theater).await?;
+    let unknown_id = Uuid::now_v7();
+    run_sagas(&theater).await?;
+    produce_malformed_records(&theater).await?;
     let calls = [
-        Call::get(format!("/movies/{gone}"), 404),
-        Call::get(format!("/movies/{gone}"), 404),
-        Call::get(format!("/{gone}"), 404),
+        Call::get(format!("/movies/{unknown_id}"), 404),
+        Call::get(format!("/movies/{unknown_id}"), 404),
+        Call::get(format!("/{unknown_id}"), 404),
     ];
     play(api, calls).await?;
-    checks::at_rest(&theater.stage, SOON).await?;
+    checks::wait_until_at_rest(&theater.config, SOON).await?;
 
     for service in SERVICES {
         let api = service_api(&theater, service)?;
-        healthy(&api).await?;
+        expect_healthy(&api).await?;
         let metrics = scrape(&api).await?;
-        for (family, kind) in OF_EVENTS {
+        for (family, kind) in EVENT_METRICS {
             let found = metrics.kind(family);
             ensure!(found == Some(kind), "{service}: {family} is {found:?}");
         }
-        counted(&theater, service, &metrics).with_context(|| service.to_owned())?;
-        lag_is(&theater, service, 0..=0).await?;
+        expect_saga_counts(&theater, service, &metrics).with_context(|| service.to_owned())?;
+        wait_for_lag(&theater, service, 0..=0).await?;
     }
-    healthy(api).await?;
+    expect_healthy(api).await?;
     let at_gateway = scrape(api).await?;
     let at_movie = scrape(&service_api(&theater, "movie")?).await?;
-    requests(&at_gateway, "/movies/{rest}*", gone)?;
-    requests(&at_movie, "/movies/{id}", gone)?;
+    expect_request_metrics(&at_gateway, "/movies/{rest}*", unknown_id)?;
+    expect_request_metrics(&at_movie, "/movies/{id}", unknown_id)?;
     ensure!(at_gateway.sum(REQUESTS, &[("http_route", "unmatched")]) == Some(1.0), "{at_gateway:?}");
-    waiting_events_are_counted(&theater).await?;
+    outbox_backlog_is_counted(&theater).await?;
     lag_is_counted(&theater).await?;
-    the_undecided_are_counted(&theater).await?;
+    undecided_reservations_are_counted(&theater).await?;
     theater.stop().await
 }
 
@@ -80,65 +80,66 @@ fn service_api(theater: &Theater, service: &str) -> anyhow::Result<Api> {
 }
 
 async fn scrape(api: &Api) -> anyhow::Result<Metrics> {
-    let call = Call::get("/metrics", 200).header("content-type", "text/plain; version=0.0.4");
+    let call = Call::get("/metrics", 200).expect_header("content-type", "text/plain; version=0.0.4");
     parse(&call.play(api).await?.text)
 }
 
-async fn healthy(api: &Api) -> anyhow::Result<()> {
+async fn expect_healthy(api: &Api) -> anyhow::Result<()> {
     let calls = [
-        Call::get("/livez", 200).shows(json!({"status": "alive"})),
-        Call::get("/readyz", 200).shows(json!({"status": "ready"})),
+        Call::get("/livez", 200).expect_body(json!({"status": "alive"})),
+        Call::get("/readyz", 200).expect_body(json!({"status": "ready"})),
     ];
     play(api, calls).await
 }
 
-/// Three confirmed, of which one is cancelled; two rejected, for either reason.
-async fn sagas(theater: &Theater) -> anyhow::Result<()> {
+/// Three sagas are confirmed, one of which is then cancelled. Two are rejected, one for each reason.
+async fn run_sagas(theater: &Theater) -> anyhow::Result<()> {
     let api = &theater.api;
     let movie = api.publish(10).await?;
     let mut first = None;
     for count in [2, 3, 5] {
         first = first.or(Some(api.reserve(movie, count).await?));
     }
-    checks::at_rest(&theater.stage, SOON).await?;
+    checks::wait_until_at_rest(&theater.config, SOON).await?;
     api.reserve(movie, 1).await?;
     api.reserve(Uuid::now_v7(), 1).await?;
-    checks::at_rest(&theater.stage, SOON).await?;
+    checks::wait_until_at_rest(&theater.config, SOON).await?;
     let first = first.context("none was placed")?;
     play(api, [Call::delete(format!("/reservations/{first}"), 202)]).await?;
-    checks::at_rest(&theater.stage, SOON).await
+    checks::wait_until_at_rest(&theater.config, SOON).await
 }
 
-/// One record on each topic that nobody can read.
-async fn dead_letters(theater: &Theater) -> anyhow::Result<()> {
-    let producer = records::producer(&theater.stage.bootstrap)?;
+/// One record on each topic that no consumer can parse.
+async fn produce_malformed_records(theater: &Theater) -> anyhow::Result<()> {
+    let producer = records::producer(&theater.config.bootstrap)?;
     for topic in ["reservations", "movies"] {
-        let topic = format!("{}{topic}", theater.stage.prefix);
-        records::produce(&producer, &topic, &records::bare("x", b"not JSON")).await?;
+        let topic = format!("{}{topic}", theater.config.prefix);
+        records::produce(&producer, &topic, &records::without_headers("x", b"not JSON")).await?;
     }
-    checks::at_rest(&theater.stage, SOON).await
+    checks::wait_until_at_rest(&theater.config, SOON).await
 }
 
-/// What must have been counted of the sagas.
-fn counted(theater: &Theater, service: &str, metrics: &Metrics) -> anyhow::Result<()> {
+/// The metrics that count the sagas.
+fn expect_saga_counts(theater: &Theater, service: &str, metrics: &Metrics) -> anyhow::Result<()> {
     let topic = if service == "reservation" { "movies" } else { "reservations" };
-    let topic = format!("{}{topic}", theater.stage.prefix);
+    let topic = format!("{}{topic}", theater.config.prefix);
     let is = |name: &str, labels: &[(&str, &str)], expected: f64| {
         let found = metrics.sum(name, labels);
         ensure!(found == Some(expected), "{name} {labels:?} is {found:?}, not {expected}");
         Ok(())
     };
     is("dead_letters_total", &[("topic", &topic), ("reason", "malformed")], 1.0)?;
-    // This scrape itself.
+    // The request of this scrape.
     is("http_server_active_requests", &[], 1.0)?;
     is("consumer_assigned_partitions", &[], f64::from(PARTITIONS))?;
-    // Published, allocated three times, rejected twice, released; or placed and decided, and one cancelled.
+    // Seven movie events: one published, three allocated, two rejected, one released. Eleven reservation events: five
+    // placed, five decided, one cancelled.
     let (read, sent) = match service {
         "reservation" => (7.0, 11.0),
         "movie" => (11.0, 7.0),
         _ => (11.0, 0.0),
     };
-    // And the record that nobody can read, which is sent on.
+    // And the malformed record, which is sent as a dead letter.
     is("consumer_batch_records_sum", &[], read + 1.0)?;
     is("outbox_sent_events_total", &[], sent + 1.0)?;
     let batches = metrics.sum("consumer_batch_records_count", &[]).context("no batches")?;
@@ -155,7 +156,7 @@ fn counted(theater: &Theater, service: &str, metrics: &Metrics) -> anyhow::Resul
             is("saga_outcomes_total", &[("status", status), ("reason", reason)], count)?;
         }
         is("saga_outcomes_total", &[], 6.0)?;
-        // Each was decided once; the cancellation later on was no decision.
+        // Each was decided once; the later cancellation is not a decision.
         is("saga_decision_duration_seconds_count", &[], 5.0)?;
         let took = metrics.sum("saga_decision_duration_seconds_sum", &[]);
         ensure!(took > Some(0.0) && took < Some(100.0), "decisions took {took:?} s");
@@ -163,8 +164,8 @@ fn counted(theater: &Theater, service: &str, metrics: &Metrics) -> anyhow::Resul
     Ok(())
 }
 
-/// Durations by route and status; never by what clients write into a path.
-fn requests(metrics: &Metrics, route: &str, gone: Uuid) -> anyhow::Result<()> {
+/// Request durations have labels for route and status, and none with text that a client wrote into a path.
+fn expect_request_metrics(metrics: &Metrics, route: &str, unknown_id: Uuid) -> anyhow::Result<()> {
     let labels =
         [("http_request_method", "GET"), ("http_route", route), ("http_response_status_code", "404")];
     let count = metrics.sum(REQUESTS, &labels);
@@ -172,16 +173,16 @@ fn requests(metrics: &Metrics, route: &str, gone: Uuid) -> anyhow::Result<()> {
     let took = metrics.sum("http_server_request_duration_seconds_sum", &labels);
     ensure!(took > Some(0.0) && took < Some(100.0), "{route}: {took:?} s");
     for sample in metrics.samples(REQUESTS) {
-        let named = sample.labels.values().any(|value| value.contains(&gone.to_string()));
+        let named = sample.labels.values().any(|value| value.contains(&unknown_id.to_string()));
         ensure!(!named, "{sample:?}");
     }
     Ok(())
 }
 
-/// An event that no relay takes, an hour old.
-async fn waiting_events_are_counted(theater: &Theater) -> anyhow::Result<()> {
+/// Counts an event in the outbox that is an hour old and that no relay sends.
+async fn outbox_backlog_is_counted(theater: &Theater) -> anyhow::Result<()> {
     for service in SERVICES {
-        let mut connection = PgConnection::connect(theater.stage.database_url(service)).await?;
+        let mut connection = PgConnection::connect(theater.config.database_url(service)).await?;
         connection
             .execute(
                 "insert into outbox (shard, topic, headers, created_at)
@@ -200,29 +201,30 @@ async fn waiting_events_are_counted(theater: &Theater) -> anyhow::Result<()> {
             Ok(())
         })
         .await?;
-        let mut connection = PgConnection::connect(theater.stage.database_url(service)).await?;
+        let mut connection = PgConnection::connect(theater.config.database_url(service)).await?;
         connection.execute("delete from outbox where shard = 999").await?;
     }
     Ok(())
 }
 
-/// While one consumer can't write, what it has not applied is counted; and then no longer.
+/// While a consumer can't write, its lag is counted. Afterwards the lag is 0.
 async fn lag_is_counted(theater: &Theater) -> anyhow::Result<()> {
-    let mut connection = PgConnection::connect(&theater.stage.notification_url).await?;
+    let mut connection = PgConnection::connect(&theater.config.notification_url).await?;
     let mut lock = connection.begin().await?;
     lock.execute("lock table notification in access exclusive mode").await?;
     theater.api.reserve(Uuid::now_v7(), 1).await?;
-    // Its cancellation is to be written; its placement, which is not, may have been read alone.
-    lag_is(theater, "notification", 1..=2).await?;
+    // Of the two events, the consumer writes only the cancellation. It may have applied the placement already.
+    wait_for_lag(theater, "notification", 1..=2).await?;
     lock.rollback().await?;
-    lag_is(theater, "notification", 0..=0).await?;
-    lag_is(theater, "reservation-list", 0..=0).await
+    wait_for_lag(theater, "notification", 0..=0).await?;
+    wait_for_lag(theater, "reservation-list", 0..=0).await
 }
 
-/// While nobody decides, how many wait is seen, and for how long; and then no longer.
-async fn the_undecided_are_counted(theater: &Theater) -> anyhow::Result<()> {
+/// While the movie service can't decide, the undecided reservations and the age of the oldest are counted. Afterwards both
+/// are 0.
+async fn undecided_reservations_are_counted(theater: &Theater) -> anyhow::Result<()> {
     let api = service_api(theater, "reservation")?;
-    let undecided = async |fits: fn(f64, f64) -> bool| {
+    let wait_for_undecided = async |fits: fn(f64, f64) -> bool| {
         eventually("the undecided are counted", SOON, async || {
             let metrics = scrape(&api).await?;
             let reservations = metrics.sum("saga_undecided_reservations", &[]).context("no number")?;
@@ -234,21 +236,21 @@ async fn the_undecided_are_counted(theater: &Theater) -> anyhow::Result<()> {
         })
         .await
     };
-    let mut connection = PgConnection::connect(&theater.stage.movie_url).await?;
+    let mut connection = PgConnection::connect(&theater.config.movie_url).await?;
     let mut lock = connection.begin().await?;
     lock.execute("lock table decision in access exclusive mode").await?;
     theater.api.reserve(Uuid::now_v7(), 1).await?;
-    undecided(|reservations, oldest| reservations == 1.0 && oldest > 0.0).await?;
+    wait_for_undecided(|reservations, oldest| reservations == 1.0 && oldest > 0.0).await?;
     lock.rollback().await?;
-    undecided(|reservations, oldest| reservations == 0.0 && oldest == 0.0).await
+    wait_for_undecided(|reservations, oldest| reservations == 0.0 && oldest == 0.0).await
 }
 
-async fn lag_is(theater: &Theater, service: &str, records: RangeInclusive<u32>) -> anyhow::Result<()> {
+async fn wait_for_lag(theater: &Theater, service: &str, records: RangeInclusive<u32>) -> anyhow::Result<()> {
     let api = service_api(theater, service)?;
     eventually("the lag is counted", SOON, async || {
         let metrics = scrape(&api).await?;
         let topic = if service == "reservation" { "movies" } else { "reservations" };
-        let topic = format!("{}{topic}", theater.stage.prefix);
+        let topic = format!("{}{topic}", theater.config.prefix);
         for partition in 0..PARTITIONS {
             let labels = [("topic", topic.as_str()), ("partition", &partition.to_string())];
             let lag = metrics.sum("consumer_lag_records", &labels);

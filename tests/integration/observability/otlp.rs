@@ -1,6 +1,6 @@
-//! What a collector is told by OTLP: a saga's way through every service, as one tree of spans.
+//! OTLP: a collector receives the spans of a saga from every service, as one tree.
 //!
-//! The services are processes here, because each has an exporter of its own.
+//! The services run as processes here, because each has an exporter of its own.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,7 @@ use prost::Message;
 use reqwest::Method;
 use theater_tests::api::reservation;
 use theater_tests::fleet::{Fleet, SERVICES};
-use theater_tests::theater::Stage;
+use theater_tests::theater::TheaterConfig;
 use theater_tests::{Api, Environment, Setup, eventually};
 use uuid::Uuid;
 
@@ -26,11 +26,11 @@ const SOON: Duration = Duration::from_secs(60);
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319d";
 const CLIENT: &str = "b7ad6b7169203331";
 
-/// More than a batch of spans takes.
+/// Larger than any batch of spans.
 const BODY_LIMIT_BYTES: usize = 16 * 1024 * 1024;
 
-/// What every service must have said about a saga that ended well.
-const TOLD: &[(&str, &str)] = &[
+/// The spans about events that each service must have exported for a confirmed saga.
+const EXPECTED_SPANS: &[(&str, &str)] = &[
     ("movie", "ReservationPlaced"),
     ("reservation", "TicketsAllocated"),
     ("notification", "ReservationConfirmed"),
@@ -42,21 +42,21 @@ struct Span {
     service: String,
     id: String,
     parent: String,
-    /// Of the event, if it is about one.
+    /// Empty if the span is not about an event.
     event_type: String,
 }
 
 /// The spans of one trace, as they arrive.
 type Spans = Arc<Mutex<Vec<Span>>>;
 
-pub(crate) async fn a_collector_sees_the_whole_saga(environment: &Environment) -> anyhow::Result<()> {
+pub(crate) async fn a_collector_receives_the_whole_saga(environment: &Environment) -> anyhow::Result<()> {
     let spans = Spans::default();
-    let (collector, endpoint) = collector(&spans)?;
+    let (collector, endpoint) = start_collector(&spans)?;
     let services = SERVICES.into_iter().chain(["gateway"]);
     let settings = services.map(|service| (service, format!("--otel-exporter-otlp-endpoint={endpoint}")));
     let setup = Setup { partitions: 1, settings: settings.collect(), ..Setup::default() };
-    let stage = Stage::new(environment.bootstrap(), &environment.admin_url(), &setup).await?;
-    let fleet = Fleet::start(env!("CARGO_BIN_EXE_theater-tests"), stage, 1).await?;
+    let config = TheaterConfig::create(environment.bootstrap(), &environment.admin_url(), &setup).await?;
+    let fleet = Fleet::start(env!("CARGO_BIN_EXE_theater-tests"), config, 1).await?;
 
     let movie = fleet.api.publish(10).await?;
     let call = fleet.api.request(Method::POST, "/reservations");
@@ -65,7 +65,7 @@ pub(crate) async fn a_collector_sees_the_whole_saga(environment: &Environment) -
     ensure!(answer.status.is_success(), "{answer:?}");
     eventually("the collector has the whole saga", SOON, async || {
         let spans = spans.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        whole(&spans).with_context(|| format!("{spans:#?}"))
+        expect_one_tree(&spans).with_context(|| format!("{spans:#?}"))
     })
     .await?;
     fleet.stop().await?;
@@ -73,31 +73,34 @@ pub(crate) async fn a_collector_sees_the_whole_saga(environment: &Environment) -
     Ok(())
 }
 
-/// One tree, whose root the client's own span is, and in which all that was told stands.
-fn whole(spans: &[Span]) -> anyhow::Result<()> {
-    for (service, event_type) in TOLD {
-        let told = spans.iter().any(|span| span.service == *service && span.event_type == *event_type);
-        ensure!(told, "{service} tells nothing of {event_type}");
+/// The spans are one tree with all expected spans, and the parent of its root is the client's span.
+fn expect_one_tree(spans: &[Span]) -> anyhow::Result<()> {
+    for (service, event_type) in EXPECTED_SPANS {
+        let found = spans.iter().any(|span| span.service == *service && span.event_type == *event_type);
+        ensure!(found, "{service} has no span of {event_type}");
     }
     let services: BTreeSet<_> = spans.iter().map(|span| span.service.as_str()).collect();
     ensure!(services.len() == SERVICES.len() + 1, "only {services:?}");
     let ids: HashSet<_> = spans.iter().map(|span| span.id.as_str()).collect();
     let roots: Vec<_> = spans.iter().filter(|span| !ids.contains(span.parent.as_str())).collect();
-    let [root] = roots[..] else { anyhow::bail!("no one root: {roots:?}") };
+    let [root] = roots[..] else { anyhow::bail!("not one root: {roots:?}") };
     ensure!(root.service == "gateway" && root.parent == CLIENT, "{root:?}");
     Ok(())
 }
 
-/// As any collector: takes OTLP over HTTP at the usual path; keeps what is of our trace.
-fn collector(spans: &Spans) -> anyhow::Result<(ServerHandle, String)> {
+/// Starts a collector, which accepts OTLP over HTTP at the usual path and stores the spans of the test's trace. Returns its
+/// endpoint.
+fn start_collector(spans: &Spans) -> anyhow::Result<(ServerHandle, String)> {
     let spans = Arc::clone(spans);
     let server = HttpServer::new(move || {
         let spans = Arc::clone(&spans);
         App::new().app_data(PayloadConfig::new(BODY_LIMIT_BYTES)).route(
             "/v1/traces",
             web::post().to(move |body: Bytes| {
-                let kept = ExportTraceServiceRequest::decode(body).map(|request| keep(request, &spans));
-                async move { if kept.is_ok() { HttpResponse::Ok() } else { HttpResponse::BadRequest() }.finish() }
+                let stored = ExportTraceServiceRequest::decode(body).map(|request| store(request, &spans));
+                async move {
+                    if stored.is_ok() { HttpResponse::Ok() } else { HttpResponse::BadRequest() }.finish()
+                }
             }),
         )
     });
@@ -109,7 +112,7 @@ fn collector(spans: &Spans) -> anyhow::Result<(ServerHandle, String)> {
     Ok((handle, endpoint))
 }
 
-fn keep(request: ExportTraceServiceRequest, spans: &Spans) {
+fn store(request: ExportTraceServiceRequest, spans: &Spans) {
     let text = |attributes: &[KeyValue], key: &str| {
         let value = attributes.iter().find(|attribute| attribute.key == key)?.value.clone()?.value?;
         if let StringValue(text) = value { Some(text) } else { None }

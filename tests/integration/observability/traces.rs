@@ -1,6 +1,6 @@
-//! The headers of the events: one trace id in all of a saga's, and what caused each.
+//! The headers of events: all events of a saga have one trace id, and each names the event that caused it.
 //!
-//! The services are processes here, because a trace needs the telemetry that each sets up for itself.
+//! The services run as processes here, because each must set up its own telemetry.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -11,22 +11,22 @@ use serde_json::{Value, json};
 use theater_tests::api::{Answer, reservation};
 use theater_tests::fleet::Fleet;
 use theater_tests::log::{self, Entry};
-use theater_tests::theater::Stage;
+use theater_tests::theater::TheaterConfig;
 use theater_tests::{Api, Environment, Setup, checks, eventually};
 use uuid::Uuid;
 
 const SOON: Duration = Duration::from_secs(20);
 
-const GIVEN: &str = "0af7651916cd43dd8448eb211c80319c";
-const LATER: &str = "11111111111111111111111111111111";
+const CLIENT_TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const CANCELLING_TRACE: &str = "11111111111111111111111111111111";
 
-/// What caused an event: the one at this place of the saga, or an HTTP call.
+/// The index of the event that caused an event, or `None` for an HTTP call.
 type Cause = Option<usize>;
 
-/// Events in the order in which they happened.
-type Story = &'static [(&'static str, Cause)];
+/// The events of a saga in causal order.
+type ExpectedEvents = &'static [(&'static str, Cause)];
 
-const CANCELLED_LATER: Story = &[
+const CANCELLED_LATER: ExpectedEvents = &[
     ("ReservationPlaced", None),
     ("TicketsAllocated", Some(0)),
     ("ReservationConfirmed", Some(1)),
@@ -34,63 +34,72 @@ const CANCELLED_LATER: Story = &[
     ("TicketsReleased", Some(3)),
 ];
 
-const REJECTED: Story =
+const REJECTED: ExpectedEvents =
     &[("ReservationPlaced", None), ("AllocationRejected", Some(0)), ("ReservationCancelled", Some(1))];
 
 pub(crate) async fn one_trace_covers_a_saga(environment: &Environment) -> anyhow::Result<()> {
     let setup = Setup { partitions: 1, ..Setup::default() };
-    let stage = Stage::new(environment.bootstrap(), &environment.admin_url(), &setup).await?;
-    let fleet = Fleet::start(env!("CARGO_BIN_EXE_theater-tests"), stage, 1).await?;
+    let config = TheaterConfig::create(environment.bootstrap(), &environment.admin_url(), &setup).await?;
+    let fleet = Fleet::start(env!("CARGO_BIN_EXE_theater-tests"), config, 1).await?;
     let api = &fleet.api;
     let movie = Uuid::now_v7();
-    let given = format!("00-{GIVEN}-b7ad6b7169203331-01");
+    let given = format!("00-{CLIENT_TRACE}-b7ad6b7169203331-01");
     let body = json!({"id": movie, "movieName": "LALALand", "qty": 10});
-    traced(api, Method::POST, "/movies", &given, &body).await?;
+    send_traced(api, Method::POST, "/movies", &given, &body).await?;
     let path = format!("/movies/{movie}/tickets");
-    traced(api, Method::POST, &path, &given, &json!({"count": 5})).await?;
+    send_traced(api, Method::POST, &path, &given, &json!({"count": 5})).await?;
 
-    // A trace of the gateway's, of the client's, and of one who sends something else for a trace.
-    let plain = api.reserve(movie, 4).await?;
-    let [given_one, refused, broken] = [(); 3].map(|()| Uuid::now_v7());
-    traced(api, Method::POST, "/reservations", &given, &reservation(given_one, movie, 4)).await?;
-    traced(api, Method::POST, "/reservations", &given, &reservation(refused, movie, 100)).await?;
+    // A trace of the gateway, two of the client, and one where the client's `traceparent` is invalid.
+    let untraced_id = api.reserve(movie, 4).await?;
+    let [traced_id, refused, invalid_trace_id] = [(); 3].map(|()| Uuid::now_v7());
+    send_traced(api, Method::POST, "/reservations", &given, &reservation(traced_id, movie, 4)).await?;
+    send_traced(api, Method::POST, "/reservations", &given, &reservation(refused, movie, 100)).await?;
     let zeros = format!("00-{}-b7ad6b7169203331-01", "0".repeat(32));
-    traced(api, Method::POST, "/reservations", &zeros, &reservation(broken, movie, 1)).await?;
-    for (id, status) in
-        [(plain, "CONFIRMED"), (given_one, "CONFIRMED"), (refused, "CANCELLED"), (broken, "CONFIRMED")]
-    {
-        decided(api, id, status).await?;
+    send_traced(api, Method::POST, "/reservations", &zeros, &reservation(invalid_trace_id, movie, 1)).await?;
+    for (id, status) in [
+        (untraced_id, "CONFIRMED"),
+        (traced_id, "CONFIRMED"),
+        (refused, "CANCELLED"),
+        (invalid_trace_id, "CONFIRMED"),
+    ] {
+        wait_for_status(api, id, status).await?;
     }
-    // The cancellation belongs to the saga's trace, not to that of who cancels.
-    let later = format!("00-{LATER}-b7ad6b7169203331-01");
-    for id in [plain, given_one] {
-        traced(api, Method::DELETE, &format!("/reservations/{id}"), &later, &Value::Null).await?;
+    // A cancellation belongs to the trace of its saga, not to the trace of the call that cancels.
+    let later = format!("00-{CANCELLING_TRACE}-b7ad6b7169203331-01");
+    for id in [untraced_id, traced_id] {
+        send_traced(api, Method::DELETE, &format!("/reservations/{id}"), &later, &Value::Null).await?;
     }
-    checks::at_rest(&fleet.stage, SOON).await?;
+    checks::wait_until_at_rest(&fleet.config, SOON).await?;
 
     let mut entries = Vec::new();
     for topic in ["reservations", "movies"] {
-        entries.extend(log::read(&fleet.stage.bootstrap, &format!("{}{topic}", fleet.stage.prefix)).await?);
+        entries.extend(log::read(&fleet.config.bootstrap, &format!("{}{topic}", fleet.config.prefix)).await?);
     }
     let mut ids = HashSet::new();
     for entry in &entries {
-        complete(entry, movie).with_context(|| format!("{:?}", entry.headers))?;
-        ensure!(ids.insert(entry.header("ce_id")), "an id twice");
+        expect_complete_headers(entry, movie).with_context(|| format!("{:?}", entry.headers))?;
+        ensure!(ids.insert(entry.header("ce_id")), "a duplicate ce_id");
     }
     let traces = [
-        saga(&entries, plain, CANCELLED_LATER)?,
-        saga(&entries, given_one, CANCELLED_LATER)?,
-        saga(&entries, refused, REJECTED)?,
-        saga(&entries, broken, &CANCELLED_LATER[..3])?,
-        catalogue(&entries, movie)?,
+        saga_trace(&entries, untraced_id, CANCELLED_LATER)?,
+        saga_trace(&entries, traced_id, CANCELLED_LATER)?,
+        saga_trace(&entries, refused, REJECTED)?,
+        saga_trace(&entries, invalid_trace_id, &CANCELLED_LATER[..3])?,
+        catalogue_trace(&entries, movie)?,
     ];
-    ensure!(traces[1] == GIVEN && traces[2] == GIVEN && traces[4] == GIVEN, "{traces:?}");
+    ensure!(
+        traces[1] == CLIENT_TRACE && traces[2] == CLIENT_TRACE && traces[4] == CLIENT_TRACE,
+        "{traces:?}"
+    );
     let own = [&traces[0], &traces[3]];
-    ensure!(own[0] != own[1] && own.iter().all(|trace| *trace != GIVEN && *trace != LATER), "{traces:?}");
+    ensure!(
+        own[0] != own[1] && own.iter().all(|trace| *trace != CLIENT_TRACE && *trace != CANCELLING_TRACE),
+        "{traces:?}"
+    );
     fleet.stop().await
 }
 
-async fn traced(
+async fn send_traced(
     api: &Api,
     method: Method,
     path: &str,
@@ -106,7 +115,7 @@ async fn traced(
     Ok(answer)
 }
 
-async fn decided(api: &Api, id: Uuid, status: &str) -> anyhow::Result<()> {
+async fn wait_for_status(api: &Api, id: Uuid, status: &str) -> anyhow::Result<()> {
     eventually("a reservation is decided", SOON, async || {
         let reservation = api.reservation(id).await?;
         ensure!(reservation["reserveStatus"] == json!(status), "{reservation}");
@@ -115,8 +124,8 @@ async fn decided(api: &Api, id: Uuid, status: &str) -> anyhow::Result<()> {
     .await
 }
 
-/// Every header of the contract, once, and none besides.
-fn complete(entry: &Entry, movie: Uuid) -> anyhow::Result<()> {
+/// The record has every header of the contract once, and no other, with the right values.
+fn expect_complete_headers(entry: &Entry, movie: Uuid) -> anyhow::Result<()> {
     let event = entry.json();
     let kind = entry.event_type();
     let header = |name: &str| entry.header(name).with_context(|| format!("no {name}"));
@@ -153,13 +162,13 @@ fn complete(entry: &Entry, movie: Uuid) -> anyhow::Result<()> {
     ensure!(header("ce_subject")? == subject, "the subject is not {subject}");
     ensure!(header("ce_time")? == text("timestamp"), "the time is not {}", text("timestamp"));
     let saga = event.get("reservationId").or_else(|| event.get("movieId"));
-    ensure!(saga.and_then(Value::as_str) == Some(&header("correlation_id")?), "correlated otherwise");
+    ensure!(saga.and_then(Value::as_str) == Some(&header("correlation_id")?), "another correlation_id");
     Ok(())
 }
 
-/// The one trace of a saga that went as told.
-fn saga(entries: &[Entry], id: Uuid, story: Story) -> anyhow::Result<String> {
-    let events = story
+/// The trace id of a saga, which must have exactly the expected events and one trace.
+fn saga_trace(entries: &[Entry], id: Uuid, expected: ExpectedEvents) -> anyhow::Result<String> {
+    let events = expected
         .iter()
         .map(|(kind, _)| {
             let mut of = entries
@@ -173,24 +182,24 @@ fn saga(entries: &[Entry], id: Uuid, story: Story) -> anyhow::Result<String> {
     let of_saga = entries.iter().filter(|entry| entry.header("correlation_id") == Some(id.to_string()));
     ensure!(of_saga.count() == events.len(), "{id} has other events as well");
     let first = trace_id(events[0])?;
-    for (event, (kind, cause)) in events.iter().zip(story) {
-        ensure!(trace_id(event)? == first, "{kind} is of another trace than {}", story[0].0);
+    for (event, (kind, cause)) in events.iter().zip(expected) {
+        ensure!(trace_id(event)? == first, "{kind} is of another trace than {}", expected[0].0);
         let caused_by = cause.and_then(|cause| events[cause].header("ce_id"));
-        let told = event.header("causation_id");
-        ensure!(told == caused_by, "{kind} was caused by {told:?}, not {caused_by:?}");
+        let found = event.header("causation_id");
+        ensure!(found == caused_by, "{kind} was caused by {found:?}, not {caused_by:?}");
     }
     Ok(first)
 }
 
-/// The one trace of the vendor's calls, which nothing but themselves has caused.
-fn catalogue(entries: &[Entry], movie: Uuid) -> anyhow::Result<String> {
-    let told: Vec<_> =
+/// The trace id of the vendor's calls, whose events no other event has caused.
+fn catalogue_trace(entries: &[Entry], movie: Uuid) -> anyhow::Result<String> {
+    let events: Vec<_> =
         entries.iter().filter(|entry| entry.header("correlation_id") == Some(movie.to_string())).collect();
-    let kinds: Vec<_> = told.iter().map(|entry| entry.event_type()).collect();
+    let kinds: Vec<_> = events.iter().map(|entry| entry.event_type()).collect();
     ensure!(kinds == ["MoviePublished", "TicketsAdded"], "{kinds:?}");
-    ensure!(told.iter().all(|entry| entry.header("causation_id").is_none()), "caused by an event");
-    ensure!(trace_id(told[0])? == trace_id(told[1])?);
-    trace_id(told[0])
+    ensure!(events.iter().all(|entry| entry.header("causation_id").is_none()), "caused by an event");
+    ensure!(trace_id(events[0])? == trace_id(events[1])?);
+    trace_id(events[0])
 }
 
 /// The trace id of a valid `traceparent`: `00-<32>-<16>-<2>`, in lower case, neither id zero.
