@@ -1,11 +1,11 @@
-//! Deliberately wrong versions of the services, one at a time, and the test that notices each: what no test notices,
-//! no test protects.
+//! Mutation testing: deliberately faulty versions of the services, one at a time, and the tests that must fail on each.
+//! A rule whose mutant survives is not protected by any test.
 //!
 //! # Layout
 //!
-//! - [`decisions`], [`runtime`], [`edges`]: the mutants; [`all()`] of them.
-//! - [`checkout`]: a copy of the sources to be mutated; [`workshop`]: building it and running tests on it.
-//! - [`report`]: what came of them.
+//! - [`decisions`], [`runtime`], [`adapters`]: the mutants; [`all()`] lists them.
+//! - [`checkout`]: a copy of the sources, to be mutated; [`test_runner`]: builds the copy and runs its tests.
+//! - [`report`]: the outcome of each mutant.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,35 +14,36 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 
+pub mod adapters;
 pub mod checkout;
 pub mod decisions;
-pub mod edges;
 pub mod report;
 pub mod runtime;
-pub mod workshop;
+pub mod test_runner;
 
-use report::{Fate, Report};
-use workshop::{Ending, Workshop};
+use report::{Outcome, Report};
+use test_runner::{TestResult, TestRunner};
 
-/// A wrong version.
+/// A faulty version of the services.
 #[derive(Clone, Copy, Debug)]
 pub struct Mutant {
     pub name: &'static str,
-    pub wrong: &'static str,
+    /// What is wrong with it.
+    pub defect: &'static str,
     pub edits: &'static [Edit],
-    /// The tests that ought to notice it, the fastest first.
+    /// The tests that must fail, the fastest first.
     pub killers: &'static [Killer],
 }
 
-/// What a file says, exactly once, and what the mutant says instead.
+/// Text that a file contains exactly once, and the mutant's replacement.
 #[derive(Clone, Copy, Debug)]
 pub struct Edit {
     pub file: &'static str,
-    pub right: &'static str,
-    pub wrong: &'static str,
+    pub original: &'static str,
+    pub mutated: &'static str,
 }
 
-/// Tests by the binary that holds them and a part of their names.
+/// Tests: the binary that contains them, and a part of their names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Killer {
     pub tier: Tier,
@@ -53,81 +54,82 @@ pub struct Killer {
 pub enum Tier {
     /// The unit tests of a crate.
     Unit(&'static str),
-    /// A test binary of its own, which needs no server.
-    Alone(&'static str),
-    /// One that needs Kafka and PostgreSQL.
-    Servers(&'static str),
+    /// A test binary that needs no server.
+    Standalone(&'static str),
+    /// A test binary that needs Kafka and PostgreSQL.
+    WithServers(&'static str),
 }
 
-const fn unit(of: &'static str) -> Killer {
-    Killer { tier: Tier::Unit(of), filter: "" }
+const fn unit(package: &'static str) -> Killer {
+    Killer { tier: Tier::Unit(package), filter: "" }
 }
 
-const SIMULATION: Killer = Killer { tier: Tier::Alone("simulation"), filter: "every_schedule_ends_well" };
+const SIMULATION: Killer =
+    Killer { tier: Tier::Standalone("simulation"), filter: "every_schedule_ends_well" };
 
 const fn integration(filter: &'static str) -> Killer {
-    Killer { tier: Tier::Servers("integration"), filter }
+    Killer { tier: Tier::WithServers("integration"), filter }
 }
 
 impl Mutant {
-    /// The files that it changes, as they are then.
+    /// The new contents of the files that it changes.
     ///
     /// # Errors
-    /// A file that can't be read, or doesn't say exactly once what an edit expects.
+    /// If a file can't be read, or doesn't contain the original text of an edit exactly once.
     pub fn apply(
         &self,
         read: impl Fn(&str) -> std::io::Result<String>,
     ) -> anyhow::Result<BTreeMap<&'static str, String>> {
         let mut files = BTreeMap::new();
-        for Edit { file, right, wrong } in self.edits {
+        for Edit { file, original, mutated } in self.edits {
             let text = match files.remove(file) {
                 Some(text) => text,
                 None => read(file).with_context(|| (*file).to_owned())?,
             };
-            let times = text.matches(right).count();
-            ensure!(times == 1, "{file} says {times} times: {right}");
-            ensure!(right != wrong, "{file} is to say the same: {right}");
-            files.insert(*file, text.replacen(right, wrong, 1));
+            let times = text.matches(original).count();
+            ensure!(times == 1, "{file} says {times} times: {original}");
+            ensure!(original != mutated, "{file} is to say the same: {original}");
+            files.insert(*file, text.replacen(original, mutated, 1));
         }
         Ok(files)
     }
 }
 
-/// All of them, those of one file beside each other: the next one is built on what is left of the last.
+/// All mutants. Those of one file follow one another, so that an incremental build compiles little.
 pub fn all() -> impl Iterator<Item = &'static Mutant> {
-    [decisions::MUTANTS, edges::MUTANTS, runtime::MUTANTS].into_iter().flatten()
+    [decisions::MUTANTS, adapters::MUTANTS, runtime::MUTANTS].into_iter().flatten()
 }
 
 #[derive(Debug, Args)]
 pub struct Options {
-    /// The mutants to try; all if none is named
+    /// The mutants to run; all if none is named
     names: Vec<String>,
-    /// Where the copy and what is built of it are kept for the next run; else in a temporary folder
+    /// Keeps the copy and its build in this folder for the next run; else they are in a temporary folder
     #[arg(long, value_name = "DIR")]
     target: Option<PathBuf>,
-    /// Names the mutants and ends
+    /// Lists the mutants and exits
     #[arg(long)]
     list: bool,
-    /// Shows the result as a table for the documentation
+    /// Prints the result as a table for the documentation
     #[arg(long)]
     markdown: bool,
 }
 
-/// Tries them one after another.
+/// Runs the selected mutants one after another.
 ///
 /// # Errors
-/// One that no test noticed, one that can't be tried, a test that fails without any.
+/// If a mutant survives or can't be run, or if a test fails without a mutant.
 pub fn main(options: &Options) -> anyhow::Result<()> {
-    let mutants = chosen(&options.names)?;
+    let mutants = select_mutants(&options.names)?;
     if options.list {
-        mutants.iter().for_each(|mutant| println!("{:36} {}", mutant.name, mutant.wrong));
+        mutants.iter().for_each(|mutant| println!("{:36} {}", mutant.name, mutant.defect));
         return Ok(());
     }
     let runtime = tokio::runtime::Runtime::new()?;
     let report = runtime.block_on(async {
-        let mut workshop = Workshop::open(options.target.as_deref())?;
-        let report = try_all(&mut workshop, &mutants).await;
-        workshop.close();
+        let mut test_runner = TestRunner::new(options.target.as_deref())?;
+        let report = run_all(&mut test_runner, &mutants).await;
+        test_runner.close();
         report
     });
     runtime.shutdown_timeout(Duration::from_secs(5));
@@ -137,78 +139,78 @@ pub fn main(options: &Options) -> anyhow::Result<()> {
         print!("{}", report.markdown());
     }
     println!("{report}");
-    report.verdict()
+    report.ensure_all_killed()
 }
 
-fn chosen(names: &[String]) -> anyhow::Result<Vec<&'static Mutant>> {
-    let known = |name: &String| all().any(|mutant| mutant.name == name);
-    if let Some(unknown) = names.iter().find(|name| !known(name)) {
+fn select_mutants(names: &[String]) -> anyhow::Result<Vec<&'static Mutant>> {
+    let exists = |name: &String| all().any(|mutant| mutant.name == name);
+    if let Some(unknown) = names.iter().find(|name| !exists(name)) {
         bail!("there is no mutant {unknown}; --list names them");
     }
     let wanted = |mutant: &&Mutant| names.is_empty() || names.iter().any(|name| mutant.name == name);
     Ok(all().filter(wanted).collect())
 }
 
-async fn try_all(workshop: &mut Workshop, mutants: &[&'static Mutant]) -> anyhow::Result<Report> {
-    unmutated(workshop, mutants).await?;
+async fn run_all(test_runner: &mut TestRunner, mutants: &[&'static Mutant]) -> anyhow::Result<Report> {
+    check_unmutated(test_runner, mutants).await?;
     let mut report = Report::default();
     for mutant in mutants {
-        let fate = try_one(workshop, mutant).await.with_context(|| mutant.name)?;
-        println!("{:36} {fate}", mutant.name);
-        report.add(mutant, fate);
+        let outcome = run_mutant(test_runner, mutant).await.with_context(|| mutant.name)?;
+        println!("{:36} {outcome}", mutant.name);
+        report.add(mutant, outcome);
     }
     Ok(report)
 }
 
-/// Every test that is to notice something passes as long as there is nothing: else a broken one would kill all.
-async fn unmutated(workshop: &mut Workshop, mutants: &[&Mutant]) -> anyhow::Result<()> {
+/// Every killer must pass without a mutant: else a broken test would kill every mutant.
+async fn check_unmutated(test_runner: &mut TestRunner, mutants: &[&Mutant]) -> anyhow::Result<()> {
     let mut killers: Vec<_> = mutants.iter().flat_map(|mutant| mutant.killers).copied().collect();
     killers.sort_unstable();
     killers.dedup();
     println!("{} tests without a mutant", killers.len());
     for killer in killers {
-        let built = workshop.build(killer.tier).await?.map_err(anyhow::Error::msg)?;
-        match workshop.run(killer, &built).await? {
-            Ending::Passed => {}
-            Ending::Failed(tests) => bail!("without a mutant: {} failed", tests.join(", ")),
-            Ending::Hung => {
-                bail!("without a mutant: {killer} has not ended in {} s", workshop::LIMIT.as_secs())
+        let built = test_runner.build(killer.tier).await?.map_err(anyhow::Error::msg)?;
+        match test_runner.run(killer, &built).await? {
+            TestResult::Passed => {}
+            TestResult::Failed(tests) => bail!("without a mutant: {} failed", tests.join(", ")),
+            TestResult::Hung => {
+                bail!("without a mutant: {killer} has not ended in {} s", test_runner::TEST_TIMEOUT.as_secs())
             }
         }
     }
     Ok(())
 }
 
-async fn try_one(workshop: &mut Workshop, mutant: &'static Mutant) -> anyhow::Result<Fate> {
-    match workshop.checkout.mutate(mutant) {
+async fn run_mutant(test_runner: &mut TestRunner, mutant: &'static Mutant) -> anyhow::Result<Outcome> {
+    match test_runner.checkout.mutate(mutant) {
         Ok(()) => {}
-        Err(error) => return Ok(Fate::DoesNotApply(format!("{error:#}"))),
+        Err(error) => return Ok(Outcome::DoesNotApply(format!("{error:#}"))),
     }
-    let fate = killed_by(workshop, mutant.killers).await;
-    workshop.checkout.restore()?;
-    fate
+    let outcome = run_killers(test_runner, mutant.killers).await;
+    test_runner.checkout.restore()?;
+    outcome
 }
 
-async fn killed_by(workshop: &mut Workshop, killers: &[Killer]) -> anyhow::Result<Fate> {
-    let (mut build, mut test) = (Duration::ZERO, Duration::ZERO);
+async fn run_killers(test_runner: &mut TestRunner, killers: &[Killer]) -> anyhow::Result<Outcome> {
+    let (mut build_time, mut test_time) = (Duration::ZERO, Duration::ZERO);
     for killer in killers {
         let began = std::time::Instant::now();
-        let built = match workshop.build(killer.tier).await? {
+        let built = match test_runner.build(killer.tier).await? {
             Ok(built) => built,
-            Err(message) => return Ok(Fate::DoesNotCompile(message)),
+            Err(message) => return Ok(Outcome::DoesNotCompile(message)),
         };
-        build += began.elapsed();
+        build_time += began.elapsed();
         let began = std::time::Instant::now();
-        let ending = workshop.run(*killer, &built).await?;
-        test += began.elapsed();
-        let by = match ending {
-            Ending::Passed => continue,
-            Ending::Failed(tests) => tests.join(", "),
-            Ending::Hung => return Ok(Fate::Hung(killer.to_string())),
+        let result = test_runner.run(*killer, &built).await?;
+        test_time += began.elapsed();
+        let failed_tests = match result {
+            TestResult::Passed => continue,
+            TestResult::Failed(tests) => tests.join(", "),
+            TestResult::Hung => return Ok(Outcome::Hung(killer.to_string())),
         };
-        return Ok(Fate::Killed { by, tier: killer.tier, test, build });
+        return Ok(Outcome::Killed { failed_tests, tier: killer.tier, test_time, build_time });
     }
-    Ok(Fate::Survived)
+    Ok(Outcome::Survived)
 }
 
 #[cfg(test)]
@@ -217,12 +219,12 @@ mod tests {
 
     use super::*;
 
-    /// One that no longer does would prove nothing.
+    /// A mutant whose text is no longer in the sources tests nothing.
     #[test]
     fn every_mutant_applies_to_the_sources() {
         let mut names = HashSet::new();
         for mutant in all() {
-            let changed = mutant.apply(|file| std::fs::read_to_string(checkout::source().join(file)));
+            let changed = mutant.apply(|file| std::fs::read_to_string(checkout::source_root().join(file)));
             let changed = changed.unwrap_or_else(|error| panic!("{}: {error:#}", mutant.name));
             assert!(!changed.is_empty() && !mutant.killers.is_empty(), "{} does nothing", mutant.name);
             assert!(names.insert(mutant.name), "two are called {}", mutant.name);

@@ -1,4 +1,4 @@
-//! A copy of the tracked files, in a folder of its own: the working tree is never touched.
+//! A copy of the tracked files in a folder of its own, so that the working tree never changes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,24 +12,24 @@ use super::Mutant;
 
 pub struct Checkout {
     pub root: PathBuf,
-    /// What the files say otherwise that are mutated just now.
+    /// The original texts of the files that are mutated at the moment.
     originals: Vec<(PathBuf, String)>,
 }
 
-/// Where the sources are that this program was built from.
-pub fn source() -> PathBuf {
+/// The root of the sources from which this program was built.
+pub fn source_root() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     tests.parent().unwrap_or(tests).to_owned()
 }
 
 impl Checkout {
-    /// Copies what is tracked, as it lies there. What is the same in `root` already keeps its time, so that it is not
-    /// built again; what is no longer tracked goes.
+    /// Copies the tracked files with their uncommitted changes. A file that is the same in `root` keeps its modification
+    /// time, so that it is not built again. Files that are no longer tracked are deleted.
     ///
     /// # Errors
-    /// Git's; files that can't be read or written.
+    /// If Git fails, or a file can't be read or written.
     pub fn copy(root: PathBuf) -> anyhow::Result<Self> {
-        let source = source();
+        let source = source_root();
         let output = Command::new("git").arg("-C").arg(&source).args(["ls-files", "-z"]).output()?;
         ensure!(output.status.success(), "git ls-files: {}", String::from_utf8_lossy(&output.stderr));
         let listed = String::from_utf8(output.stdout).context("the name of a file")?;
@@ -40,16 +40,17 @@ impl Checkout {
             .collect();
         ensure!(!files.is_empty(), "nothing is tracked in {}", source.display());
         for file in &files {
-            copy(&source.join(file), &root.join(file)).with_context(|| file.display().to_string())?;
+            copy_if_changed(&source.join(file), &root.join(file))
+                .with_context(|| file.display().to_string())?;
         }
-        remove_others(&root, &root, &files)?;
+        remove_untracked(&root, &root, &files)?;
         Ok(Self { root, originals: Vec::new() })
     }
 
-    /// Makes it the mutant.
+    /// Applies a mutant's edits to the copy.
     ///
     /// # Errors
-    /// An edit that doesn't apply.
+    /// If an edit doesn't apply.
     pub fn mutate(&mut self, mutant: &Mutant) -> anyhow::Result<()> {
         for (file, text) in mutant.apply(|file| fs::read_to_string(self.root.join(file)))? {
             let path = self.root.join(file);
@@ -59,10 +60,10 @@ impl Checkout {
         Ok(())
     }
 
-    /// Makes it what it was: the working tree may have changed since.
+    /// Writes the original texts back. They come from memory, as the working tree may have changed since the copy.
     ///
     /// # Errors
-    /// Files that can't be written.
+    /// If a file can't be written.
     pub fn restore(&mut self) -> io::Result<()> {
         for (path, text) in self.originals.drain(..) {
             fs::write(path, text)?;
@@ -71,7 +72,7 @@ impl Checkout {
     }
 }
 
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
+fn copy_if_changed(from: &Path, to: &Path) -> io::Result<()> {
     let content = fs::read(from)?;
     if fs::read(to).is_ok_and(|before| before == content) {
         return Ok(());
@@ -83,11 +84,11 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     fs::set_permissions(to, fs::metadata(from)?.permissions())
 }
 
-fn remove_others(root: &Path, folder: &Path, files: &BTreeSet<PathBuf>) -> anyhow::Result<()> {
+fn remove_untracked(root: &Path, folder: &Path, files: &BTreeSet<PathBuf>) -> anyhow::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.is_dir() {
-            remove_others(root, &path, files)?;
+            remove_untracked(root, &path, files)?;
         } else if !files.contains(path.strip_prefix(root)?) {
             fs::remove_file(path)?;
         }

@@ -1,4 +1,4 @@
-//! What came of the mutants.
+//! The outcomes of a run, as text and as a table.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,26 +8,26 @@ use anyhow::bail;
 use super::{Mutant, Tier};
 
 #[derive(Debug)]
-pub enum Fate {
+pub enum Outcome {
     Killed {
-        by: String,
+        failed_tests: String,
         tier: Tier,
-        test: Duration,
-        build: Duration,
+        test_time: Duration,
+        build_time: Duration,
     },
     Survived,
-    /// A test had not ended in time: whether for the mutant's sake nobody can say.
+    /// A test did not end in time. The mutant need not be the reason.
     Hung(String),
     DoesNotCompile(String),
     DoesNotApply(String),
 }
 
-impl fmt::Display for Fate {
+impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Killed { by, tier, test, build } => {
-                let (test, build) = (test.as_secs_f64(), build.as_secs_f64());
-                write!(f, "killed by {by} ({tier}) in {test:.1} s (build {build:.1} s)")
+            Self::Killed { failed_tests, tier, test_time, build_time } => {
+                let (test, build) = (test_time.as_secs_f64(), build_time.as_secs_f64());
+                write!(f, "killed by {failed_tests} ({tier}) in {test:.1} s (build {build:.1} s)")
             }
             Self::Survived => f.write_str("SURVIVED"),
             Self::Hung(test) => write!(f, "HUNG in {test}"),
@@ -38,41 +38,42 @@ impl fmt::Display for Fate {
 }
 
 #[derive(Debug, Default)]
-pub struct Report(Vec<(&'static Mutant, Fate)>);
+pub struct Report(Vec<(&'static Mutant, Outcome)>);
 
 impl Report {
-    pub(super) fn add(&mut self, mutant: &'static Mutant, fate: Fate) {
-        self.0.push((mutant, fate));
+    pub(super) fn add(&mut self, mutant: &'static Mutant, outcome: Outcome) {
+        self.0.push((mutant, outcome));
     }
 
     fn killed(&self) -> usize {
-        self.0.iter().filter(|(_, fate)| matches!(fate, Fate::Killed { .. })).count()
+        self.0.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Killed { .. })).count()
     }
 
-    /// A table; only the first test that failed is named.
+    /// A table that names only the first failed test of each mutant.
     pub fn markdown(&self) -> String {
         let mut table = "| mutant | what is wrong | killed by | s |\n|---|---|---|---:|\n".to_owned();
-        for (mutant, fate) in &self.0 {
-            let (by, secs) = match fate {
-                Fate::Killed { by, tier, test, .. } => {
-                    let first = by.split(", ").next().unwrap_or_default();
-                    (format!("{tier}: `{first}`"), format!("{:.1}", test.as_secs_f64()))
+        for (mutant, outcome) in &self.0 {
+            let (by, secs) = match outcome {
+                Outcome::Killed { failed_tests, tier, test_time, .. } => {
+                    let first = failed_tests.split(", ").next().unwrap_or_default();
+                    (format!("{tier}: `{first}`"), format!("{:.1}", test_time.as_secs_f64()))
                 }
-                alive => {
-                    (format!("**{}**", alive.to_string().lines().next().unwrap_or_default()), String::new())
-                }
+                not_killed => (
+                    format!("**{}**", not_killed.to_string().lines().next().unwrap_or_default()),
+                    String::new(),
+                ),
             };
-            table += &format!("| `{}` | {} | {by} | {secs} |\n", mutant.name, mutant.wrong);
+            table += &format!("| `{}` | {} | {by} | {secs} |\n", mutant.name, mutant.defect);
         }
         table
     }
 
     /// # Errors
-    /// One that was not killed.
-    pub fn verdict(&self) -> anyhow::Result<()> {
-        let alive = self.0.iter().filter(|(_, fate)| !matches!(fate, Fate::Killed { .. }));
-        let alive: Vec<_> = alive.map(|(mutant, _)| mutant.name).collect();
-        if alive.is_empty() { Ok(()) } else { bail!("not killed: {}", alive.join(", ")) }
+    /// If a mutant was not killed.
+    pub fn ensure_all_killed(&self) -> anyhow::Result<()> {
+        let not_killed = self.0.iter().filter(|(_, outcome)| !matches!(outcome, Outcome::Killed { .. }));
+        let not_killed: Vec<_> = not_killed.map(|(mutant, _)| mutant.name).collect();
+        if not_killed.is_empty() { Ok(()) } else { bail!("not killed: {}", not_killed.join(", ")) }
     }
 }
 

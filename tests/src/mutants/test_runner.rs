@@ -1,4 +1,4 @@
-//! Builds the copy, and runs tests on it: on one Kafka and one PostgreSQL for all mutants.
+//! Builds the copy and runs its tests, on one Kafka and one PostgreSQL for all mutants.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,13 +16,13 @@ use super::checkout::Checkout;
 use super::{Killer, Tier};
 use crate::Environment;
 
-/// How long a test may take. One that takes longer hangs.
-pub const LIMIT: Duration = Duration::from_secs(180);
+/// A test that takes longer counts as hung.
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// How long tests wait for what a mutant may never do.
+/// How long tests wait for a condition, which may never hold on a mutant.
 const PATIENCE_SECS: &str = "20";
 
-pub struct Workshop {
+pub struct TestRunner {
     pub checkout: Checkout,
     target: PathBuf,
     scratch: TempDir,
@@ -35,48 +35,48 @@ pub type Built = BTreeMap<(PathBuf, String), PathBuf>;
 
 /// How a run of tests ended.
 #[derive(Debug)]
-pub enum Ending {
+pub enum TestResult {
     Passed,
-    /// These failed.
+    /// The names of the tests that failed.
     Failed(Vec<String>),
     Hung,
 }
 
-impl Workshop {
-    /// Copies the sources to `kept`, or to a folder that is removed in the end.
+impl TestRunner {
+    /// Copies the sources to `folder`, or to a temporary one that is removed at the end.
     ///
     /// # Errors
-    /// A folder that can't be made or filled.
-    pub fn open(kept: Option<&Path>) -> anyhow::Result<Self> {
+    /// If the folder can't be created or filled.
+    pub fn new(folder: Option<&Path>) -> anyhow::Result<Self> {
         let scratch = TempDir::new(&std::env::temp_dir(), "theater-mutants")?;
-        let folder = match kept {
-            Some(kept) => std::path::absolute(kept)?,
+        let folder = match folder {
+            Some(folder) => std::path::absolute(folder)?,
             None => scratch.path().to_owned(),
         };
         let checkout = Checkout::copy(folder.join("checkout"))?;
         Ok(Self { checkout, target: folder.join("target"), scratch, environment: None, runs: 0 })
     }
 
-    /// Takes the servers down.
+    /// Stops Kafka and PostgreSQL.
     pub fn close(self) {
         drop(self.environment);
     }
 
-    /// Builds the tests of a tier; answers what the compiler says of what it can't compile.
+    /// Builds the tests of a tier; returns the compiler's message if they don't compile.
     ///
     /// # Errors
-    /// A compiler that can't be run.
+    /// If cargo can't be run.
     pub async fn build(&self, tier: Tier) -> anyhow::Result<Result<Built, String>> {
         let mut cargo = tokio::process::Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-        // All of the workspace, so that the dependencies are the same for every tier.
+        // The whole workspace, so that the features of the dependencies are the same for every tier.
         cargo.args(["test", "--workspace", "--locked", "--quiet", "--no-run"]);
         cargo.arg("--message-format=json-render-diagnostics");
         match tier {
             Tier::Unit(_) => cargo.arg("--lib"),
-            Tier::Alone(name) | Tier::Servers(name) => cargo.args(["--test", name]),
+            Tier::Standalone(name) | Tier::WithServers(name) => cargo.args(["--test", name]),
         };
         cargo.current_dir(&self.checkout.root).env("CARGO_TARGET_DIR", &self.target).kill_on_drop(true);
-        // Nobody debugs a mutant, and without it some seconds of each build are saved.
+        // Without debug information each build is some seconds faster.
         cargo.env("CARGO_PROFILE_DEV_DEBUG", "none");
         let output = cargo.output().await.context("cargo")?;
         if !output.status.success() {
@@ -90,13 +90,13 @@ impl Workshop {
     /// Runs tests that were built.
     ///
     /// # Errors
-    /// No such tests; servers that can't be reached.
-    pub async fn run(&mut self, killer: Killer, built: &Built) -> anyhow::Result<Ending> {
+    /// If there are no such tests, or Kafka or PostgreSQL can't be reached.
+    pub async fn run(&mut self, killer: Killer, built: &Built) -> anyhow::Result<TestResult> {
         let root = &self.checkout.root;
         let (package, name) = match killer.tier {
-            // A crate's folder is its name.
-            Tier::Unit(of) => (Some(root.join(of)), of.replace('-', "_")),
-            Tier::Alone(name) | Tier::Servers(name) => (None, name.to_owned()),
+            // A package's folder has its name.
+            Tier::Unit(package) => (Some(root.join(package)), package.replace('-', "_")),
+            Tier::Standalone(name) | Tier::WithServers(name) => (None, name.to_owned()),
         };
         let found = built.iter().find(|((folder, test), _)| {
             *test == name && package.as_ref().is_none_or(|package| package == folder)
@@ -104,7 +104,7 @@ impl Workshop {
         let ((folder, _), binary) = found.with_context(|| format!("{killer} was not built"))?;
         let mut command = Command::new(binary);
         command.arg(killer.filter).current_dir(folder).env("RUST_BACKTRACE", "0");
-        if let Tier::Servers(_) = killer.tier {
+        if let Tier::WithServers(_) = killer.tier {
             let (kafka, database) = self.servers().await?;
             command.env("KAFKA_BOOTSTRAP_SERVERS", kafka).env("DATABASE_URL", database);
             command.env("THEATER_TEST_PATIENCE_SECS", PATIENCE_SECS);
@@ -112,15 +112,16 @@ impl Workshop {
         self.runs += 1;
         let log = self.scratch.path().join(format!("run-{}.log", self.runs));
         let child = Program::new(command, &log).spawn()?;
-        let Ok(status) = tokio::time::timeout(LIMIT, child.exited()).await else {
+        let Ok(status) = tokio::time::timeout(TEST_TIMEOUT, child.exited()).await else {
             child.kill().await;
-            return Ok(Ending::Hung);
+            return Ok(TestResult::Hung);
         };
         let output = std::fs::read(&log)?;
-        ending(status.success(), &String::from_utf8_lossy(&output)).with_context(|| killer.to_string())
+        parse_result(status.success(), &String::from_utf8_lossy(&output)).with_context(|| killer.to_string())
     }
 
-    /// Kafka's address and PostgreSQL's, which answer: a test that misses one would seem to notice something.
+    /// The addresses of Kafka and PostgreSQL. Both must answer: a test that fails because one is down would seem to kill
+    /// the mutant.
     async fn servers(&mut self) -> anyhow::Result<(String, String)> {
         let environment = match &self.environment {
             Some(environment) => environment,
@@ -133,7 +134,7 @@ impl Workshop {
     }
 }
 
-/// A test binary that cargo tells of.
+/// The test binary in a message of cargo's.
 fn test_binary(message: &Value) -> Option<((PathBuf, String), PathBuf)> {
     if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
         return None;
@@ -143,8 +144,8 @@ fn test_binary(message: &Value) -> Option<((PathBuf, String), PathBuf)> {
     Some(((manifest.parent()?.to_owned(), name), message["executable"].as_str()?.into()))
 }
 
-/// What libtest and libtest-mimic print.
-fn ending(success: bool, output: &str) -> anyhow::Result<Ending> {
+/// Parses the output of libtest or libtest-mimic.
+fn parse_result(success: bool, output: &str) -> anyhow::Result<TestResult> {
     let result = |line: &str, result: &str| {
         let test = line.strip_prefix("test ")?.strip_suffix(result)?.trim_end().strip_suffix("...")?;
         Some(test.trim_end().to_owned())
@@ -154,9 +155,9 @@ fn ending(success: bool, output: &str) -> anyhow::Result<Ending> {
     match (success, failed.is_empty()) {
         (true, true) => {
             ensure!(passed, "there is no such test");
-            Ok(Ending::Passed)
+            Ok(TestResult::Passed)
         }
-        (false, false) => Ok(Ending::Failed(failed)),
+        (false, false) => Ok(TestResult::Failed(failed)),
         (true, false) | (false, true) => bail!("the tests ended without saying how:\n{output}"),
     }
 }
@@ -164,8 +165,8 @@ fn ending(success: bool, output: &str) -> anyhow::Result<Ending> {
 impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unit(of) => write!(f, "{of}, unit"),
-            Self::Alone(name) | Self::Servers(name) => f.write_str(name),
+            Self::Unit(package) => write!(f, "{package}, unit"),
+            Self::Standalone(name) | Self::WithServers(name) => f.write_str(name),
         }
     }
 }
@@ -181,20 +182,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_failed_is_read_from_both_harnesses() {
+    fn results_of_both_harnesses_are_parsed() {
         let libtest =
             "running 2 tests\ntest a::b ... ok\ntest a::c ... FAILED\n\nfailures:\n\n---- a::c stdout ----";
         let mimic = "test a::b     ... ok\ntest a::c ... FAILED";
         for output in [libtest, mimic] {
-            let Ending::Failed(tests) = ending(false, output).unwrap() else { panic!("{output}") };
+            let TestResult::Failed(tests) = parse_result(false, output).unwrap() else { panic!("{output}") };
             assert_eq!(tests, ["a::c"]);
         }
-        assert!(matches!(ending(true, "test a::b ... ok").unwrap(), Ending::Passed));
-        // No test at all, a crash, a harness that contradicts itself.
+        assert!(matches!(parse_result(true, "test a::b ... ok").unwrap(), TestResult::Passed));
+        // No test at all; a crash; a status that contradicts the output.
         for (success, output) in
             [(true, "running 0 tests"), (false, "test a ... ok"), (true, "test a ... FAILED")]
         {
-            ending(success, output).unwrap_err();
+            parse_result(success, output).unwrap_err();
         }
     }
 }
