@@ -1,4 +1,4 @@
-//! The calls of a vendor and a customer, over HTTP.
+//! The HTTP calls of a vendor and a customer.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// An entrance to a theater.
+/// A client of a gateway or of one service.
 #[derive(Clone, Debug)]
 pub struct Api {
     pub url: String,
     client: Client,
 }
 
-/// What came back.
+/// A response with its whole body.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -24,7 +24,7 @@ pub struct Answer {
 
 impl Answer {
     /// # Errors
-    /// A body that isn't JSON.
+    /// If the body isn't JSON.
     pub fn json(&self) -> anyhow::Result<Value> {
         serde_json::from_str(&self.text).with_context(|| format!("{}: {}", self.status, self.text))
     }
@@ -36,7 +36,7 @@ impl Answer {
 
 impl Api {
     /// # Errors
-    /// A client that can't be made.
+    /// If the client can't be built.
     pub fn new(url: impl Into<String>) -> anyhow::Result<Self> {
         let client = theater_infra::http::client().timeout(Duration::from_secs(30)).build()?;
         Ok(Self { url: url.into(), client })
@@ -47,7 +47,7 @@ impl Api {
     }
 
     /// # Errors
-    /// A connection that was cut or refused.
+    /// If the connection is refused or cut, or the response takes too long.
     pub async fn send(request: RequestBuilder) -> anyhow::Result<Answer> {
         let response: Response = request.send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
@@ -72,10 +72,10 @@ impl Api {
         Self::send(self.request(Method::DELETE, path)).await
     }
 
-    /// Publishes a movie under an id made here.
+    /// Publishes a movie with an id of the client's.
     ///
     /// # Errors
-    /// Anything but 201.
+    /// If the response isn't 201.
     pub async fn publish(&self, qty: i64) -> anyhow::Result<Uuid> {
         let id = Uuid::now_v7();
         let answer = self.post("/movies", &json!({"id": id, "movieName": "LALALand", "qty": qty})).await?;
@@ -83,10 +83,10 @@ impl Api {
         Ok(id)
     }
 
-    /// Asks for tickets under an id made here.
+    /// Places a reservation with an id of the client's.
     ///
     /// # Errors
-    /// Anything but 202.
+    /// If the response isn't 202.
     pub async fn reserve(&self, movie: Uuid, count: i64) -> anyhow::Result<Uuid> {
         let id = Uuid::now_v7();
         let answer = self.post("/reservations", &reservation(id, movie, count)).await?;
@@ -95,7 +95,7 @@ impl Api {
     }
 
     /// # Errors
-    /// Anything but a reservation.
+    /// If the response isn't a reservation.
     pub async fn reservation(&self, id: Uuid) -> anyhow::Result<Value> {
         let answer = self.get(&format!("/reservations/{id}")).await?;
         ensure!(answer.status == StatusCode::OK, "{}: {}", answer.status, answer.text);
@@ -105,18 +105,18 @@ impl Api {
     /// The tickets that are left.
     ///
     /// # Errors
-    /// Anything but a movie.
-    pub async fn left(&self, movie: Uuid) -> anyhow::Result<i64> {
+    /// If the response isn't a movie.
+    pub async fn tickets_left(&self, movie: Uuid) -> anyhow::Result<i64> {
         let answer = self.get(&format!("/movies/{movie}")).await?;
         ensure!(answer.status == StatusCode::OK, "{}: {}", answer.status, answer.text);
         answer.json()?["qty"].as_i64().context("qty")
     }
 
-    /// A whole collection, page by page.
+    /// A whole collection, read page by page.
     ///
     /// # Errors
-    /// Anything but pages.
-    pub async fn all(&self, path: &str) -> anyhow::Result<Vec<Value>> {
+    /// If a response isn't a page.
+    pub async fn list_all(&self, path: &str) -> anyhow::Result<Vec<Value>> {
         let mut items = Vec::new();
         let separator = if path.contains('?') { '&' } else { '?' };
         let mut cursor = String::new();
@@ -133,7 +133,7 @@ impl Api {
     }
 }
 
-/// The body of a reservation.
+/// The body of a call that places a reservation.
 pub fn reservation(id: Uuid, movie: Uuid, count: i64) -> Value {
     json!({"id": id, "userId": "7", "userName": "Jane", "movieId": movie, "count": count})
 }

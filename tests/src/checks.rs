@@ -1,4 +1,4 @@
-//! What must hold of any theater at rest, asked of its databases, its calls and its log.
+//! The invariant checks of a theater at rest: they query its databases, its API and its topics.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::log::{self, Entry};
-use crate::theater::Stage;
+use crate::theater::TheaterConfig;
 use crate::{Api, eventually};
 
-/// How many reservations ended how.
+/// Numbers of reservations by their status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcomes {
     pub confirmed: usize,
@@ -20,14 +20,14 @@ pub struct Outcomes {
     pub pending: usize,
 }
 
-/// How a movie's reservations stand.
+/// Counts a movie's reservations by their status.
 ///
 /// # Errors
-/// The calls'.
+/// If a call fails.
 pub async fn outcomes(api: &Api, movie: Uuid) -> anyhow::Result<Outcomes> {
     let mut outcomes = Outcomes::default();
     let movie = movie.to_string();
-    for reservation in api.all("/reservations").await? {
+    for reservation in api.list_all("/reservations").await? {
         if reservation["movieId"].as_str() != Some(&movie) {
             continue;
         }
@@ -43,30 +43,30 @@ pub async fn outcomes(api: &Api, movie: Uuid) -> anyhow::Result<Outcomes> {
     Ok(outcomes)
 }
 
-/// Waits until nothing is on its way: no reservation undecided, no outbox filled, every consumer at the
-/// end of its log.
+/// Waits until the theater is at rest: no reservation is pending, all outboxes are empty, every consumer is at the end
+/// of its topic.
 ///
 /// # Errors
-/// What was still on its way when the time was over.
-pub async fn at_rest(stage: &Stage, limit: Duration) -> anyhow::Result<()> {
+/// If that doesn't happen within the limit.
+pub async fn wait_until_at_rest(config: &TheaterConfig, limit: Duration) -> anyhow::Result<()> {
     eventually("the theater is at rest", limit, async || {
         let pending =
-            count(&stage.reservation_url, "select count(*) from reservation where status = 'PENDING'");
+            count_rows(&config.reservation_url, "select count(*) from reservation where status = 'PENDING'");
         ensure!(pending.await? == 0, "reservations are undecided");
         for service in ["reservation", "movie", "notification", "reservation-list"] {
-            let waiting = count(stage.database_url(service), "select count(*) from outbox").await?;
+            let waiting = count_rows(config.database_url(service), "select count(*) from outbox").await?;
             ensure!(waiting == 0, "{service}'s outbox holds {waiting}");
         }
-        // After the outboxes: what they held is in the log by now.
-        let reservations = ends(&stage.bootstrap, &format!("{}reservations", stage.prefix)).await?;
-        let movies = ends(&stage.bootstrap, &format!("{}movies", stage.prefix)).await?;
+        // After the outboxes: their rows are in the log by now.
+        let reservations = end_offsets(&config.bootstrap, &format!("{}reservations", config.prefix)).await?;
+        let movies = end_offsets(&config.bootstrap, &format!("{}movies", config.prefix)).await?;
         for service in ["movie", "notification", "reservation-list"] {
-            caught_up(stage, service, &reservations).await?;
+            ensure_caught_up(config, service, &reservations).await?;
         }
-        caught_up(stage, "reservation", &movies).await?;
-        // And nothing came of what they read: no event, no dead letter.
+        ensure_caught_up(config, "reservation", &movies).await?;
+        // And the records that they read have led to no event or dead letter.
         for service in ["reservation", "movie", "notification", "reservation-list"] {
-            let waiting = count(stage.database_url(service), "select count(*) from outbox").await?;
+            let waiting = count_rows(config.database_url(service), "select count(*) from outbox").await?;
             ensure!(waiting == 0, "{service}'s outbox holds {waiting}");
         }
         Ok(())
@@ -74,19 +74,23 @@ pub async fn at_rest(stage: &Stage, limit: Duration) -> anyhow::Result<()> {
     .await
 }
 
-async fn caught_up(stage: &Stage, service: &str, ends: &HashMap<i32, i64>) -> anyhow::Result<()> {
-    let mut connection = PgConnection::connect(stage.database_url(service)).await?;
+async fn ensure_caught_up(
+    config: &TheaterConfig,
+    service: &str,
+    ends: &HashMap<i32, i64>,
+) -> anyhow::Result<()> {
+    let mut connection = PgConnection::connect(config.database_url(service)).await?;
     let rows: Vec<(i32, i64)> =
         sqlx::query_as("select partition, next from consumer_offset").fetch_all(&mut connection).await?;
-    let next: HashMap<_, _> = rows.into_iter().collect();
+    let positions: HashMap<_, _> = rows.into_iter().collect();
     for (partition, end) in ends {
-        let at = next.get(partition).copied().unwrap_or(0);
-        ensure!(at >= *end, "{service} is at {at} of {end} in partition {partition}");
+        let position = positions.get(partition).copied().unwrap_or(0);
+        ensure!(position >= *end, "{service} is at {position} of {end} in partition {partition}");
     }
     Ok(())
 }
 
-async fn ends(bootstrap: &str, topic: &str) -> anyhow::Result<HashMap<i32, i64>> {
+async fn end_offsets(bootstrap: &str, topic: &str) -> anyhow::Result<HashMap<i32, i64>> {
     let mut ends = HashMap::new();
     for entry in log::read(bootstrap, topic).await? {
         let end = ends.entry(entry.partition).or_insert(0);
@@ -96,33 +100,33 @@ async fn ends(bootstrap: &str, topic: &str) -> anyhow::Result<HashMap<i32, i64>>
 }
 
 /// # Errors
-/// The database's.
-pub async fn count(url: &str, sql: &'static str) -> anyhow::Result<i64> {
+/// If the database fails.
+pub async fn count_rows(url: &str, sql: &'static str) -> anyhow::Result<i64> {
     let mut connection = PgConnection::connect(url).await?;
     Ok(sqlx::query_scalar(sql).fetch_one(&mut connection).await?)
 }
 
-/// Checks the invariants of a theater at rest.
+/// Checks all invariants of a theater at rest.
 ///
 /// # Errors
-/// The first that does not hold.
-pub async fn invariants(stage: &Stage, api: &Api) -> anyhow::Result<()> {
-    ledger(stage).await?;
-    let reservations = api.all("/reservations").await?;
-    listed(api, &reservations).await?;
-    notified(api, &reservations).await?;
-    let log = log::read(&stage.bootstrap, &format!("{}movies", stage.prefix)).await?;
-    for movie in api.all("/movies").await? {
+/// If one is violated.
+pub async fn invariants(config: &TheaterConfig, api: &Api) -> anyhow::Result<()> {
+    ticket_ledger(config).await?;
+    let reservations = api.list_all("/reservations").await?;
+    reservation_list(api, &reservations).await?;
+    notifications(api, &reservations).await?;
+    let log = log::read(&config.bootstrap, &format!("{}movies", config.prefix)).await?;
+    for movie in api.list_all("/movies").await? {
         let id = movie["id"].as_str().context("id")?;
-        chain(&log, id, movie["qty"].as_i64().context("qty")?)?;
+        version_chain(&log, id, movie["qty"].as_i64().context("qty")?)?;
     }
     Ok(())
 }
 
-/// Published + added = left + allocated, and what is allocated is what confirmed reservations hold.
-async fn ledger(stage: &Stage) -> anyhow::Result<()> {
-    let wrong = count(
-        &stage.movie_url,
+/// Published + added = left + allocated, and the allocated tickets are those of the confirmed reservations.
+async fn ticket_ledger(config: &TheaterConfig) -> anyhow::Result<()> {
+    let wrong = count_rows(
+        &config.movie_url,
         "select count(*) from movie
          where published + added <> qty + allocated or qty < 0
             or allocated <> (select coalesce(sum(count), 0) from decision
@@ -130,9 +134,10 @@ async fn ledger(stage: &Stage) -> anyhow::Result<()> {
     )
     .await?;
     ensure!(wrong == 0, "{wrong} movies' ledgers are wrong");
-    let allocated = count(&stage.movie_url, "select coalesce(sum(allocated), 0)::bigint from movie").await?;
-    let confirmed = count(
-        &stage.reservation_url,
+    let allocated =
+        count_rows(&config.movie_url, "select coalesce(sum(allocated), 0)::bigint from movie").await?;
+    let confirmed = count_rows(
+        &config.reservation_url,
         "select coalesce(sum(count), 0)::bigint from reservation where status = 'CONFIRMED'",
     )
     .await?;
@@ -140,14 +145,14 @@ async fn ledger(stage: &Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The list equals the reservations' own truth.
-async fn listed(api: &Api, reservations: &[Value]) -> anyhow::Result<()> {
-    let mut truth = ids(reservations.iter().filter(|row| row["reserveStatus"] == "CONFIRMED"), "id");
-    let mut listed = ids(api.all("/reservationLists").await?.iter(), "reserveId");
-    truth.sort();
+/// The reservation list agrees with the reservations.
+async fn reservation_list(api: &Api, reservations: &[Value]) -> anyhow::Result<()> {
+    let mut confirmed = ids(reservations.iter().filter(|row| row["reserveStatus"] == "CONFIRMED"), "id");
+    let mut listed = ids(api.list_all("/reservationLists").await?.iter(), "reserveId");
+    confirmed.sort();
     listed.sort();
-    ensure!(truth == listed, "{} are confirmed, {} listed", truth.len(), listed.len());
-    let mut all = ids(api.all("/reservationLists?status=all").await?.iter(), "reserveId");
+    ensure!(confirmed == listed, "{} are confirmed, {} listed", confirmed.len(), listed.len());
+    let mut all = ids(api.list_all("/reservationLists?status=all").await?.iter(), "reserveId");
     let mut ended = ids(reservations.iter().filter(|row| row["reserveStatus"] != "PENDING"), "id");
     all.sort();
     ended.sort();
@@ -155,11 +160,11 @@ async fn listed(api: &Api, reservations: &[Value]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every outcome was notified once: a reservation's present status is among its notifications, and none
-/// stands there twice.
-async fn notified(api: &Api, reservations: &[Value]) -> anyhow::Result<()> {
+/// Every outcome was notified once: a reservation's current status is among its notifications, and none of them exists
+/// twice.
+async fn notifications(api: &Api, reservations: &[Value]) -> anyhow::Result<()> {
     let mut notified: HashMap<(String, String), usize> = HashMap::new();
-    for row in api.all("/notifications").await? {
+    for row in api.list_all("/notifications").await? {
         let text = |field: &str| row[field].as_str().unwrap_or_default().to_owned();
         *notified.entry((text("reserveId"), text("reserveStatus"))).or_default() += 1;
     }
@@ -178,15 +183,15 @@ fn ids<'a>(rows: impl Iterator<Item = &'a Value>, field: &str) -> Vec<String> {
     rows.filter_map(|row| row[field].as_str().map(str::to_owned)).collect()
 }
 
-/// A movie's versions and quantities follow one another without a gap, from its publication to `left`,
-/// repeats left out.
+/// Checks that a movie's versions and quantities form an unbroken chain from its publication to `left`, without
+/// redeliveries.
 ///
 /// # Errors
-/// Where the chain is broken.
-pub fn chain(log: &[Entry], movie: &str, left: i64) -> anyhow::Result<()> {
+/// If the chain is broken.
+pub fn version_chain(log: &[Entry], movie: &str, left: i64) -> anyhow::Result<()> {
     let mut chain: Vec<(i64, i64, i64)> = Vec::new();
     for entry in log {
-        // The key of every event, and compared much faster than the value is read.
+        // The key of every event. Comparing it is much faster than parsing the value.
         if entry.key.as_deref() != Some(movie.as_bytes()) {
             continue;
         }
@@ -205,19 +210,19 @@ pub fn chain(log: &[Entry], movie: &str, left: i64) -> anyhow::Result<()> {
         chain.push((number("version").context("version")?, change, number("qty").context("qty")?));
     }
     chain.dedup();
-    // A repeat may come after newer ones: it equals what stands at its version.
-    let mut first = Vec::new();
+    // A redelivery may follow newer events. It equals the first delivery of its version.
+    let mut distinct = Vec::new();
     for link in chain {
-        if !first.contains(&link) {
-            first.push(link);
+        if !distinct.contains(&link) {
+            distinct.push(link);
         }
     }
     let mut qty = 0;
-    for (index, (version, change, after)) in first.iter().enumerate() {
+    for (index, (version, change, after)) in distinct.iter().enumerate() {
         ensure!(*version == i64::try_from(index)? + 1, "{movie}: version {version} at place {}", index + 1);
         ensure!(qty + change == *after, "{movie}: {qty} and {change} make {after} at version {version}");
         qty = *after;
     }
-    ensure!(!first.is_empty() && qty == left, "{movie}: the log ends with {qty}, {left} are left");
+    ensure!(!distinct.is_empty() && qty == left, "{movie}: the log ends with {qty}, {left} are left");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Waiting for something to hold, never for time to pass.
+//! Waiting for a condition instead of for some time.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -6,21 +6,23 @@ use std::time::Duration;
 use anyhow::anyhow;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-/// How often it looks, unless told.
+/// The time between two checks, unless given.
 const PERIOD: Duration = Duration::from_millis(25);
 
-/// Seconds that nobody waits longer than, whatever the limit: for runs in which much is expected to fail.
-const PATIENCE: &str = "THEATER_TEST_PATIENCE_SECS";
+/// An upper bound in seconds for all limits: for runs in which many tests are expected to fail.
+const MAX_LIMIT_VARIABLE: &str = "THEATER_TEST_PATIENCE_SECS";
 
-static PATIENCE_MAX: LazyLock<Option<Duration>> = LazyLock::new(|| {
-    let secs = std::env::var(PATIENCE).ok()?;
-    Some(Duration::from_secs(secs.parse().unwrap_or_else(|_| panic!("{PATIENCE} is a number, not {secs}"))))
+static MAX_LIMIT: LazyLock<Option<Duration>> = LazyLock::new(|| {
+    let secs = std::env::var(MAX_LIMIT_VARIABLE).ok()?;
+    Some(Duration::from_secs(
+        secs.parse().unwrap_or_else(|_| panic!("{MAX_LIMIT_VARIABLE} is a number, not {secs}")),
+    ))
 });
 
-/// Asks again until `check` answers, at most for `limit`.
+/// Repeats `check` until it succeeds, at most for `limit`.
 ///
 /// # Errors
-/// What was seen last, when the time is over.
+/// The last error of `check` if the limit expires.
 pub async fn eventually<T>(
     what: &str,
     limit: Duration,
@@ -29,7 +31,7 @@ pub async fn eventually<T>(
     eventually_at(PERIOD, what, limit, check).await
 }
 
-/// As [`eventually`], for what is costly to look at.
+/// As [`eventually`], with another period, for checks that are expensive.
 ///
 /// # Errors
 /// As [`eventually`].
@@ -39,7 +41,7 @@ pub async fn eventually_at<T>(
     limit: Duration,
     mut check: impl AsyncFnMut() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let limit = PATIENCE_MAX.map_or(limit, |patience| limit.min(patience));
+    let limit = MAX_LIMIT.map_or(limit, |max| limit.min(max));
     let began = Instant::now();
     let mut tick = interval(period);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

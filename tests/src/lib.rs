@@ -1,20 +1,20 @@
-//! What the tiers of tests stand on: a real Kafka and a real PostgreSQL, theaters on them, and ways to
-//! ask and to wait.
+//! The library of the test tiers: servers, theaters, clients and checks; and the simulation and the model check.
 //!
 //! # Layout
 //!
-//! - [`runner`]: a tier's `main`: starts the environment once, runs the tests, takes it down.
-//! - [`environment`], [`servers`]: where Kafka and PostgreSQL come from.
-//! - [`theater`]: replicas of the five services inside the process; [`fleet`]: as processes to be killed.
-//! - [`api`]: the calls of a vendor and a customer; [`log`]: what lies in a topic; [`records`]: making
-//!   records by hand; [`topics`]: making topics.
-//! - [`mail`]: a mail server, and what it was sent.
-//! - [`eventually()`]: waiting for something, with a deadline.
-//! - [`checks`]: what must hold of any theater at rest; [`promise`]: of every record that a service writes.
-//! - [`load`]: customers and a vendor at a theater that runs somewhere; [`cluster`]: the theater on a Kubernetes.
-//! - [`mutants`]: deliberately wrong versions of the services, and the tests that notice each.
-//! - [`simulation`]: the saga on maps and lists, under every misfortune that a seed can think of; [`model`]: small
-//!   cases of it, explored to the last state.
+//! - [`runner`]: a tier's `main`: starts the environment once, runs the tests, stops the environment.
+//! - [`environment`], [`servers`]: the Kafka and the PostgreSQL of a tier.
+//! - [`theater`]: replicas of the five services inside the process; [`fleet`]: the services as processes.
+//! - [`api`]: the calls of a vendor and a customer; [`log`]: reading topics; [`records`]: producing records;
+//!   [`topics`]: creating topics.
+//! - [`mail`]: a mail server, and the e-mails that it has received.
+//! - [`eventually()`]: waiting for a condition, with a timeout.
+//! - [`checks`]: the invariant checks of a theater at rest; [`schema_conformance`]: of every record that a service
+//!   produces.
+//! - [`load`]: a load generator for any running theater; [`cluster`]: the theater on Kubernetes.
+//! - [`mutants`]: deliberately faulty versions of the services, and the tests that must fail on each.
+//! - [`simulation`]: random schedules of the saga with injected faults, on maps and lists instead of servers; [`model`]:
+//!   small cases of it, explored exhaustively.
 
 pub mod api;
 pub mod checks;
@@ -27,9 +27,9 @@ pub mod log;
 pub mod mail;
 pub mod model;
 pub mod mutants;
-pub mod promise;
 pub mod records;
 pub mod runner;
+pub mod schema_conformance;
 pub mod servers;
 pub mod simulation;
 pub mod theater;

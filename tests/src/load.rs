@@ -1,12 +1,16 @@
-//! Customers and a vendor at a theater that runs somewhere, for as long as one likes. No call may fail, and in the end
-//! the books are exact: what was published is what is left and what is confirmed, and everybody has an answer.
+//! A load generator: a vendor and customers that call a running theater for as long as one likes. No call may fail. At the
+//! end it compares the theater with its ledger: the published tickets are those that are left and those of confirmed
+//! reservations, and every reservation is decided.
+//!
+//! # Layout
+//!
+//! - [`ledger`]: the accepted calls, and the invariant checks; [`call_stats`]: failures and durations of the calls.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::Args;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -17,25 +21,26 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::{Api, eventually_at};
+use call_stats::CallStats;
+use ledger::{Ledger, Outcomes, STOCK, parse_id};
 
-/// Tickets of a movie, and for how many reservations it is on sale: some of them want more than is left.
-const STOCK: i64 = 150;
-const SEASON: usize = 100;
+mod call_stats;
+mod ledger;
 
-/// Calls on their way at the same time.
+/// Reservations until the next movie is published. Together they want more tickets than a movie has.
+const RESERVATIONS_PER_MOVIE: usize = 100;
+
+/// Calls that wait for their response at the same time.
 const IN_FLIGHT_MAX: usize = 500;
 
-/// How long the last answers may take.
-const REST: Duration = Duration::from_secs(120);
+/// How long the last reservations may stay undecided.
+const REST_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How often it says how far it is.
+/// The time between two progress reports.
 const REPORT_PERIOD: Duration = Duration::from_secs(5);
 
-/// Longer than the client waits.
-const SLOWEST_MS: usize = 31_000;
-
-/// How often the books are looked at: a page for each 200 reservations.
-const LOOK_PERIOD: Duration = Duration::from_secs(1);
+/// The time between two checks of the ledger. Each reads a page per 200 reservations.
+const CHECK_PERIOD: Duration = Duration::from_secs(1);
 
 /// Failed calls that are shown in full.
 const FAILURES_SHOWN: usize = 20;
@@ -48,227 +53,151 @@ pub struct Options {
     /// Reservations a second; every fifth is cancelled
     #[arg(long, value_name = "RATE", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     reservations: u32,
-    /// Looks a second: seven of ten at movies, the others at a reservation, the list and notifications
-    #[arg(long, value_name = "RATE", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    looks: u32,
+    /// Reads a second: seven of ten of movies, the others of a reservation, the list and notifications
+    #[arg(long = "looks", value_name = "RATE", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    reads: u32,
     /// For how long; else until SIGTERM or Ctrl-C
     #[arg(long)]
     seconds: Option<u64>,
 }
 
-/// Loads it, and holds it against the books.
+/// Generates the load, and then checks the ledger.
 ///
 /// # Errors
-/// Calls that failed; books that aren't exact.
+/// If a call failed, or the ledger doesn't balance.
 pub fn main(options: &Options) -> anyhow::Result<()> {
     tokio::runtime::Runtime::new()?.block_on(run(options))
 }
 
 async fn run(options: &Options) -> anyhow::Result<()> {
     let interrupt = ShutdownSignal::listen()?;
-    let crowd = Crowd::new(&options.gateway)?;
+    let workload = Workload::new(&options.gateway)?;
     let began = Instant::now();
-    interrupt.run_until(crowd.comes(options)).await;
-    crowd.leaves().await;
-    println!("{} s: the last call is answered: {}", began.elapsed().as_secs(), crowd.tally());
+    interrupt.run_until(workload.run(options)).await;
+    workload.drain().await;
+    println!("{} s: the last call is answered: {}", began.elapsed().as_secs(), workload.stats());
     let outcomes =
-        eventually_at(LOOK_PERIOD, "the books are exact", REST, async || crowd.balance().await).await?;
+        eventually_at(CHECK_PERIOD, "the ledger balances", REST_TIMEOUT, async || workload.check().await);
+    let outcomes = outcomes.await?;
     println!("{outcomes}");
-    let tally = crowd.tally();
-    ensure!(tally.failed == 0, "{} of {} calls failed", tally.failed, tally.calls);
+    let stats = workload.stats();
+    ensure!(stats.failed == 0, "{} of {} calls failed", stats.failed, stats.calls);
     ensure!(outcomes.confirmed > 0, "nothing was sold");
-    println!("no call failed, and the books are exact");
+    println!("no call failed, and the ledger balances");
     Ok(())
 }
 
-/// What was accepted.
-#[derive(Debug, Default)]
-struct Books {
-    movies: Vec<Uuid>,
-    reservations: HashSet<Uuid>,
-    cancelled: HashSet<Uuid>,
-    /// The latest reservation.
-    last: Option<Uuid>,
-}
-
-#[derive(Clone, Debug)]
-struct Tally {
-    calls: usize,
-    failed: usize,
-    /// Calls by the milliseconds that they took, the slowest at the end.
-    durations: Vec<usize>,
-}
-
-impl Default for Tally {
-    fn default() -> Self {
-        Self { calls: 0, failed: 0, durations: vec![0; SLOWEST_MS + 1] }
-    }
-}
-
-impl Tally {
-    fn took(&mut self, duration: Duration) {
-        self.calls += 1;
-        let ms = usize::try_from(duration.as_millis()).unwrap_or(SLOWEST_MS);
-        self.durations[ms.min(SLOWEST_MS)] += 1;
-    }
-
-    /// Milliseconds that so many percent of the calls didn't take longer than.
-    fn within(&self, percent: usize) -> usize {
-        let mut left = (self.calls * percent).div_ceil(100);
-        let slowest = self.durations.iter().position(|calls| {
-            left = left.saturating_sub(*calls);
-            left == 0
-        });
-        slowest.unwrap_or(SLOWEST_MS)
-    }
-}
-
-impl fmt::Display for Tally {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [half, most, longest] = [50, 99, 100].map(|percent| self.within(percent));
-        write!(
-            f,
-            "{} calls, {} failed; p50 {half} ms, p99 {most} ms, longest {longest} ms",
-            self.calls, self.failed
-        )
-    }
-}
-
-/// How the reservations ended.
-#[derive(Clone, Copy, Debug, Default)]
-struct Outcomes {
-    confirmed: usize,
-    refused: usize,
-    cancelled: usize,
-    late: usize,
-    sold: i64,
-    left: i64,
-    movies: usize,
-}
-
-impl fmt::Display for Outcomes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { confirmed, refused, cancelled, late, sold, left, movies } = self;
-        let published = sold + left;
-        write!(
-            f,
-            "{published} tickets of {movies} movies: {left} left, {sold} sold; {confirmed} reservations confirmed, \
-             {refused} refused, {cancelled} cancelled, {late} too late"
-        )
-    }
-}
-
-/// One after another at a rate, whether the last has been answered or not, as long as there is room.
-struct Turns {
+/// Limits calls to a constant rate, independent of their responses unless too many are in flight.
+struct RateLimiter {
     tick: Interval,
-    room: Arc<Semaphore>,
+    in_flight: Arc<Semaphore>,
 }
 
-impl Turns {
-    fn new(rate: u32, room: &Arc<Semaphore>) -> Self {
-        Self { tick: interval(Duration::from_secs(1) / rate), room: Arc::clone(room) }
+impl RateLimiter {
+    fn new(rate: u32, in_flight: &Arc<Semaphore>) -> Self {
+        Self { tick: interval(Duration::from_secs(1) / rate), in_flight: Arc::clone(in_flight) }
     }
 
     async fn next(&mut self) -> OwnedSemaphorePermit {
         self.tick.tick().await;
-        Arc::clone(&self.room).acquire_owned().await.expect("nobody closes the room")
+        Arc::clone(&self.in_flight).acquire_owned().await.expect("the semaphore is never closed")
     }
 }
 
 #[derive(Clone)]
-struct Crowd(Arc<Shared>);
+struct Workload(Arc<Shared>);
 
 struct Shared {
     api: Api,
-    /// All reservations are this customer's.
+    /// The customer of all reservations.
     user: String,
-    books: Mutex<Books>,
-    tally: Mutex<Tally>,
+    ledger: Mutex<Ledger>,
+    stats: Mutex<CallStats>,
     tasks: TaskTracker,
-    room: Arc<Semaphore>,
+    in_flight: Arc<Semaphore>,
 }
 
-fn open<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Crowd {
+impl Workload {
     fn new(gateway: &str) -> anyhow::Result<Self> {
         Ok(Self(Arc::new(Shared {
             api: Api::new(gateway.trim_end_matches('/'))?,
             user: Uuid::now_v7().to_string(),
-            books: Mutex::default(),
-            tally: Mutex::default(),
+            ledger: Mutex::default(),
+            stats: Mutex::default(),
             tasks: TaskTracker::new(),
-            room: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
         })))
     }
 
-    /// Until the time is over.
-    async fn comes(&self, options: &Options) {
-        let over = async {
+    /// Makes calls until the time is over.
+    async fn run(&self, options: &Options) {
+        let timeout = async {
             match options.seconds {
                 Some(seconds) => sleep(Duration::from_secs(seconds)).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = over => {}
-            () = self.reserves(options.reservations) => {}
-            () = self.looks(options.looks) => {}
-            () = self.reports() => {}
+            () = timeout => {}
+            () = self.reserve_at(options.reservations) => {}
+            () = self.read_at(options.reads) => {}
+            () = self.report_progress() => {}
         }
     }
 
-    /// Everybody has the last answer.
-    async fn leaves(&self) {
+    /// Waits for the responses to all calls in flight.
+    async fn drain(&self) {
         self.0.tasks.close();
         self.0.tasks.wait().await;
     }
 
-    fn tally(&self) -> Tally {
-        open(&self.0.tally).clone()
+    fn stats(&self) -> CallStats {
+        lock(&self.0.stats).clone()
     }
 
-    async fn reports(&self) {
+    async fn report_progress(&self) {
         let began = Instant::now();
         let mut tick = interval(REPORT_PERIOD);
         loop {
             tick.tick().await;
-            println!("{} s: {}", began.elapsed().as_secs(), self.tally());
+            println!("{} s: {}", began.elapsed().as_secs(), self.stats());
         }
     }
 
-    async fn reserves(&self, rate: u32) {
-        let mut turns = Turns::new(rate, &self.0.room);
+    async fn reserve_at(&self, rate: u32) {
+        let mut limiter = RateLimiter::new(rate, &self.0.in_flight);
         for number in 0_usize.. {
-            let place = turns.next().await;
-            if number.is_multiple_of(SEASON) {
+            let permit = limiter.next().await;
+            if number.is_multiple_of(RESERVATIONS_PER_MOVIE) {
                 self.publish().await;
             }
-            let crowd = self.clone();
+            let workload = self.clone();
             self.0.tasks.spawn(async move {
-                crowd.reserve(number).await;
-                drop(place);
+                workload.reserve(number).await;
+                drop(permit);
             });
         }
     }
 
-    async fn looks(&self, rate: u32) {
-        let mut turns = Turns::new(rate, &self.0.room);
+    async fn read_at(&self, rate: u32) {
+        let mut limiter = RateLimiter::new(rate, &self.0.in_flight);
         for number in 0_usize.. {
-            let (place, crowd) = (turns.next().await, self.clone());
+            let (permit, workload) = (limiter.next().await, self.clone());
             self.0.tasks.spawn(async move {
-                let path = crowd.what_is_looked_at(number);
-                crowd.call(Method::GET, &path, None, &[200]).await;
-                drop(place);
+                let path = workload.read_path(number);
+                workload.call(Method::GET, &path, None, &[200]).await;
+                drop(permit);
             });
         }
     }
 
-    fn what_is_looked_at(&self, number: usize) -> String {
-        let (books, user) = (open(&self.0.books), &self.0.user);
-        match (number % 10, books.movies.last(), books.last) {
+    fn read_path(&self, number: usize) -> String {
+        let (ledger, user) = (lock(&self.0.ledger), &self.0.user);
+        match (number % 10, ledger.movies.last(), ledger.last_reservation) {
             (0, _, Some(reservation)) => format!("/reservations/{reservation}"),
             (1, ..) => format!("/reservationLists?userId={user}&limit=10"),
             (2, ..) => format!("/notifications?userId={user}&limit=10"),
@@ -278,33 +207,33 @@ impl Crowd {
         }
     }
 
-    /// Without an id or a key, so that nobody on the way may repeat it.
+    /// Without an id or a key, so that neither the gateway nor a client repeats it.
     async fn publish(&self) {
         let body = json!({"movieName": "LALALand", "qty": STOCK});
         if let Some(id) = self.call(Method::POST, "/movies", Some(&body), &[201]).await {
-            open(&self.0.books).movies.push(id);
+            lock(&self.0.ledger).movies.push(id);
         }
     }
 
     async fn reserve(&self, number: usize) {
-        let Some(movie) = open(&self.0.books).movies.last().copied() else { return };
+        let Some(movie) = lock(&self.0.ledger).movies.last().copied() else { return };
         let (user, count) = (&self.0.user, 1 + number % 3);
         let mut body = json!({"userId": user, "userName": "Jane", "movieId": movie, "count": count});
-        // With an id of the client's the gateway may repeat it; without one it must not.
+        // With an id of the client's the gateway may repeat the call; without one it must not.
         if number.is_multiple_of(2) {
             body["id"] = json!(Uuid::now_v7());
         }
         let Some(id) = self.call(Method::POST, "/reservations", Some(&body), &[202]).await else { return };
-        open(&self.0.books).took(id);
+        lock(&self.0.ledger).add_reservation(id);
         if number.is_multiple_of(5) {
             let path = format!("/reservations/{id}");
             if self.call(Method::DELETE, &path, None, &[200, 202]).await.is_some() {
-                open(&self.0.books).cancelled.insert(id);
+                lock(&self.0.ledger).cancelled.insert(id);
             }
         }
     }
 
-    /// Makes a call once, nothing is tried again. If it is answered as it should be: the id of what is shown.
+    /// Makes a call without retries. Returns the id in the body if the response is as expected.
     async fn call(&self, method: Method, path: &str, body: Option<&Value>, expected: &[u16]) -> Option<Uuid> {
         let mut request = self.0.api.request(method.clone(), path);
         if let Some(body) = body {
@@ -312,151 +241,45 @@ impl Crowd {
         }
         let began = Instant::now();
         let answer = Api::send(request).await;
-        let took = began.elapsed();
-        let answer = match answer {
-            Ok(answer) if expected.contains(&answer.status.as_u16()) => shown(&answer.text),
+        let duration = began.elapsed();
+        let result = match answer {
+            Ok(answer) if expected.contains(&answer.status.as_u16()) => id_in(&answer.text),
             Ok(answer) => Err(format!("{}: {}", answer.status, answer.text)),
             Err(error) => Err(format!("{error:#}")),
         };
-        let mut tally = open(&self.0.tally);
-        tally.took(took);
-        if let Err(fault) = &answer {
-            tally.failed += 1;
-            if tally.failed <= FAILURES_SHOWN {
-                println!("failed after {} ms: {method} {path}: {fault}", took.as_millis());
+        let mut stats = lock(&self.0.stats);
+        stats.record(duration);
+        if let Err(failure) = &result {
+            stats.failed += 1;
+            if stats.failed <= FAILURES_SHOWN {
+                println!("failed after {} ms: {method} {path}: {failure}", duration.as_millis());
             }
         }
-        answer.ok()
+        result.ok()
     }
 
-    /// Everybody has an answer, and all services agree on what was sold.
-    async fn balance(&self) -> anyhow::Result<Outcomes> {
-        let of_us = format!("userId={}", self.0.user);
-        let rows = self.0.api.all(&format!("/reservations?{of_us}")).await?;
+    /// Compares the theater with the ledger.
+    async fn check(&self) -> anyhow::Result<Outcomes> {
+        let filter = format!("userId={}", self.0.user);
+        let rows = self.0.api.list_all(&format!("/reservations?{filter}")).await?;
         let mut listed = HashSet::new();
-        for row in self.0.api.all(&format!("/reservationLists?{of_us}")).await? {
-            listed.insert(id(&row["reserveId"])?);
+        for row in self.0.api.list_all(&format!("/reservationLists?{filter}")).await? {
+            listed.insert(parse_id(&row["reserveId"])?);
         }
-        let movies = open(&self.0.books).movies.clone();
+        let movies = lock(&self.0.ledger).movies.clone();
         let mut left = HashMap::new();
         for movie in movies {
-            left.insert(movie, self.0.api.left(movie).await?);
+            left.insert(movie, self.0.api.tickets_left(movie).await?);
         }
-        open(&self.0.books).balance(&rows, &listed, &left)
+        lock(&self.0.ledger).check(&rows, &listed, &left)
     }
 }
 
-impl Books {
-    fn took(&mut self, reservation: Uuid) {
-        self.reservations.insert(reservation);
-        self.last = Some(reservation);
-    }
-
-    fn balance(
-        &self,
-        rows: &[Value],
-        listed: &HashSet<Uuid>,
-        left: &HashMap<Uuid, i64>,
-    ) -> anyhow::Result<Outcomes> {
-        let mut outcomes = Outcomes { movies: left.len(), left: left.values().sum(), ..Outcomes::default() };
-        let (mut sold, mut confirmed, mut known) = (HashMap::new(), HashSet::new(), HashSet::new());
-        for row in rows {
-            let (reservation, movie) = (id(&row["id"])?, id(&row["movieId"])?);
-            known.insert(reservation);
-            let cancelled = self.cancelled.contains(&reservation);
-            match (row["reserveStatus"].as_str(), row["cancelReason"].as_str()) {
-                (Some("CONFIRMED"), None) if !cancelled => {
-                    confirmed.insert(reservation);
-                    *sold.entry(movie).or_insert(0) += row["count"].as_i64().context("count")?;
-                    outcomes.confirmed += 1;
-                }
-                (Some("CANCELLED"), Some("CUSTOMER")) => outcomes.cancelled += 1,
-                (Some("CANCELLED"), Some("OUT_OF_STOCK")) => outcomes.refused += 1,
-                (Some("CANCELLED"), Some("DEADLINE")) => outcomes.late += 1,
-                _ => anyhow::bail!("cancelled by its customer: {cancelled}; {row}"),
-            }
-        }
-        for reservation in &self.reservations {
-            ensure!(known.contains(reservation), "{reservation} was accepted, and is gone");
-        }
-        for (movie, left) in left {
-            let sold = sold.get(movie).copied().unwrap_or(0);
-            ensure!(
-                left + sold == STOCK,
-                "{STOCK} tickets of {movie} were published: {left} left, {sold} sold"
-            );
-            outcomes.sold += sold;
-        }
-        ensure!(*listed == confirmed, "{} confirmed, {} listed", confirmed.len(), listed.len());
-        Ok(outcomes)
-    }
-}
-
-/// The id of what an answer shows; nil for a collection.
-fn shown(text: &str) -> Result<Uuid, String> {
-    let answer: Value = serde_json::from_str(text).map_err(|error| format!("{error}: {text}"))?;
-    match answer.get("id") {
-        Some(id) => self::id(id).map_err(|error| format!("{error}: {text}")),
+/// The id in a response; nil for a collection.
+fn id_in(text: &str) -> Result<Uuid, String> {
+    let body: Value = serde_json::from_str(text).map_err(|error| format!("{error}: {text}"))?;
+    match body.get("id") {
+        Some(id) => parse_id(id).map_err(|error| format!("{error}: {text}")),
         None => Ok(Uuid::nil()),
-    }
-}
-
-fn id(value: &Value) -> anyhow::Result<Uuid> {
-    Ok(value.as_str().context("no id")?.parse()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// One confirmed, one cancelled by its customer, one refused; 147 left of 150.
-    fn case() -> (Books, Vec<Value>, HashSet<Uuid>, HashMap<Uuid, i64>) {
-        let (movie, sold, cancelled, refused) =
-            (Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7());
-        let books = Books {
-            movies: vec![movie],
-            reservations: [sold, cancelled, refused].into(),
-            cancelled: [cancelled].into(),
-            last: None,
-        };
-        let row = |id: Uuid, status: &str, reason: Option<&str>| json!({"id": id, "movieId": movie, "count": 3, "reserveStatus": status, "cancelReason": reason});
-        let rows = vec![
-            row(sold, "CONFIRMED", None),
-            row(cancelled, "CANCELLED", Some("CUSTOMER")),
-            row(refused, "CANCELLED", Some("OUT_OF_STOCK")),
-        ];
-        (books, rows, [sold].into(), [(movie, 147)].into())
-    }
-
-    #[test]
-    fn exact_books_are_exact() {
-        let (books, rows, listed, left) = case();
-        let outcomes = books.balance(&rows, &listed, &left).unwrap();
-        let Outcomes { confirmed, refused, cancelled, late, sold, left, movies } = outcomes;
-        assert_eq!((confirmed, refused, cancelled, late, sold, left, movies), (1, 1, 1, 0, 3, 147, 1));
-    }
-
-    #[test]
-    fn shares_of_the_calls_are_told() {
-        let mut tally = Tally::default();
-        assert_eq!(tally.within(99), 0);
-        (1..=200).for_each(|ms| tally.took(Duration::from_millis(ms)));
-        assert_eq!([50, 99, 100].map(|percent| tally.within(percent)), [100, 198, 200]);
-    }
-
-    #[test]
-    fn whatever_is_missing_is_noticed() {
-        let noticed = |spoil: fn(&mut Vec<Value>, &mut HashSet<Uuid>, &mut HashMap<Uuid, i64>)| {
-            let (books, mut rows, mut listed, mut left) = case();
-            spoil(&mut rows, &mut listed, &mut left);
-            books.balance(&rows, &listed, &left).unwrap_err().to_string()
-        };
-        assert!(noticed(|rows, _, _| rows.truncate(2)).contains("is gone"));
-        assert!(noticed(|rows, _, _| rows[2]["reserveStatus"] = json!("PENDING")).contains("PENDING"));
-        assert!(noticed(|rows, _, _| rows[1] = json!({"id": rows[1]["id"], "movieId": rows[1]["movieId"], "count": 3, "reserveStatus": "CONFIRMED"})).contains("true"));
-        assert!(noticed(|_, listed, _| listed.clear()).contains("1 confirmed, 0 listed"));
-        assert!(
-            noticed(|_, _, left| left.values_mut().for_each(|left| *left += 1)).contains("148 left, 3 sold")
-        );
     }
 }

@@ -1,4 +1,4 @@
-//! What lies in a topic.
+//! Reading whole topics.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -38,19 +38,19 @@ impl Entry {
     }
 }
 
-/// What happened, by what it is about and its type, repeats left out.
+/// The events of a log without redeliveries, each as its subject and its type.
 ///
 /// # Errors
-/// What happened more than once, each time under another identity; a record without one.
-pub fn happened<'a>(
+/// If two records have the same subject and type but different identities, or a record has no identity.
+pub fn distinct_events<'a>(
     log: impl IntoIterator<Item = &'a Entry>,
-    about: impl Fn(&Value) -> String,
+    subject: impl Fn(&Value) -> String,
 ) -> anyhow::Result<BTreeSet<(String, String)>> {
     let mut identities: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
     for entry in log {
         let event = entry.json();
         let identity = entry.header("ce_id").with_context(|| format!("no ce_id: {event}"))?;
-        identities.entry((about(&event), entry.event_type())).or_default().insert(identity);
+        identities.entry((subject(&event), entry.event_type())).or_default().insert(identity);
     }
     for (event, identities) in &identities {
         ensure!(identities.len() == 1, "{event:?} happened {} times: {identities:?}", identities.len());
@@ -58,13 +58,13 @@ pub fn happened<'a>(
     Ok(identities.into_keys().collect())
 }
 
-/// All records of a topic, partition by partition, up to where it ended when asked.
+/// All records of a topic, partition by partition, up to its end at the time of the call.
 ///
 /// # Errors
-/// Kafka's; a topic that is not there.
+/// If Kafka fails, or the topic doesn't exist.
 pub async fn read(bootstrap: &str, topic: &str) -> anyhow::Result<Vec<Entry>> {
     let (bootstrap, topic) = (bootstrap.to_owned(), topic.to_owned());
-    // The client's calls block.
+    // The client's calls are blocking.
     tokio::task::spawn_blocking(move || read_blocking(&bootstrap, &topic)).await?
 }
 
@@ -79,7 +79,7 @@ fn read_blocking(bootstrap: &str, topic: &str) -> anyhow::Result<Vec<Entry>> {
     let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT)?;
     let partitions = metadata.topics().first().context("no metadata")?.partitions().len();
     let mut assignment = TopicPartitionList::new();
-    // Where each partition ended when asked. Not every offset holds a record: markers of transactions.
+    // The end of each partition at the time of the call. Some offsets hold no record but a transaction marker.
     let mut ends = HashMap::new();
     for partition in 0..i32::try_from(partitions)? {
         let (low, high) = consumer.fetch_watermarks(topic, partition, TIMEOUT)?;
@@ -109,7 +109,7 @@ fn read_blocking(bootstrap: &str, topic: &str) -> anyhow::Result<Vec<Entry>> {
         if message.offset() >= end {
             continue;
         }
-        // The client's own way panics on names that are not text.
+        // The client's own method panics on header names that are not UTF-8.
         let (headers, _) = record::read_headers(&message);
         entries.push(Entry {
             partition: message.partition(),

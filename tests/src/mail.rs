@@ -1,4 +1,4 @@
-//! A mail server, as a process of its own ([`server`]), which keeps what it takes.
+//! A mail server in a process of its own ([`server`]), and the e-mails that it has received.
 
 pub mod server;
 
@@ -15,95 +15,95 @@ use tokio::net::TcpStream;
 
 use crate::eventually;
 
-const START: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Refuses nobody.
-pub const NOBODY: &str = "";
+/// A server with this prefix refuses no recipient.
+pub const REFUSE_NONE: &str = "";
 
-/// Of all users.
+/// The password of all users.
 pub const PASSWORD: &str = "s cret";
 
-/// Who was not logged in.
-pub const STRANGER: &str = "-";
+/// The user of an e-mail that was sent without a login.
+pub const ANONYMOUS: &str = "-";
 
 pub struct MailServer {
     binary: &'static str,
-    open: u16,
-    users: u16,
+    open_port: u16,
+    login_port: u16,
     child: Option<Child>,
-    /// A folder for each time that it came.
+    /// Each start has a folder of its own.
     folder: PathBuf,
-    times: usize,
+    starts: usize,
     scratch: TempDir,
 }
 
 impl MailServer {
-    /// Ports for one that is not there yet. `binary` is `env!("CARGO_BIN_EXE_theater-tests")`.
+    /// A server that has ports but does not run yet. `binary` is `env!("CARGO_BIN_EXE_theater-tests")`.
     ///
     /// # Errors
-    /// No port, or no folder.
-    pub fn away(binary: &'static str) -> anyhow::Result<Self> {
+    /// If there is no free port, or the folder can't be created.
+    pub fn new(binary: &'static str) -> anyhow::Result<Self> {
         let scratch = TempDir::new(&std::env::temp_dir(), "theater-mail")?;
         let folder = scratch.path().to_owned();
-        let (open, users) = (port::free()?, port::free()?);
-        Ok(Self { binary, open, users, child: None, folder, times: 0, scratch })
+        let (open_port, login_port) = (port::free()?, port::free()?);
+        Ok(Self { binary, open_port, login_port, child: None, folder, starts: 0, scratch })
     }
 
-    /// One that takes all mail.
+    /// Starts a server that accepts every e-mail.
     ///
     /// # Errors
-    /// Whatever keeps it from starting.
+    /// If it doesn't start.
     pub async fn start(binary: &'static str) -> anyhow::Result<Self> {
-        let mut server = Self::away(binary)?;
-        server.come(NOBODY).await?;
+        let mut server = Self::new(binary)?;
+        server.listen(REFUSE_NONE).await?;
         Ok(server)
     }
 
-    /// Starts it, with nothing kept; recipients that begin with `refused` get 550.
+    /// Starts it with no e-mails. It answers 550 to recipients that begin with `refused_prefix`.
     ///
     /// # Errors
-    /// Whatever keeps it from starting.
-    pub async fn come(&mut self, refused: &str) -> anyhow::Result<()> {
-        self.times += 1;
-        self.folder = self.scratch.path().join(self.times.to_string());
+    /// If it doesn't start.
+    pub async fn listen(&mut self, refused_prefix: &str) -> anyhow::Result<()> {
+        self.starts += 1;
+        self.folder = self.scratch.path().join(self.starts.to_string());
         fs::create_dir(&self.folder)?;
         let mut command = Command::new(self.binary);
-        let ports = [self.open, self.users].map(|port| port.to_string());
-        command.arg("mail").args(ports).arg(&self.folder).arg(refused);
+        let ports = [self.open_port, self.login_port].map(|port| port.to_string());
+        command.arg("mail").args(ports).arg(&self.folder).arg(refused_prefix);
         let child = Program::new(command, self.scratch.path().join("mail.log")).spawn()?;
-        eventually("the mail server listens", START, async || {
+        eventually("the mail server listens", START_TIMEOUT, async || {
             ensure!(child.exit_status().is_none(), "it has ended:\n{}", child.log_tail());
-            // The one that it opens last.
-            Ok(TcpStream::connect(("127.0.0.1", self.users)).await?)
+            // The server opens this port last.
+            Ok(TcpStream::connect(("127.0.0.1", self.login_port)).await?)
         })
         .await?;
         self.child = Some(child);
         Ok(())
     }
 
-    /// Ends it.
-    pub async fn go(&mut self) {
+    /// Kills it.
+    pub async fn stop(&mut self) {
         if let Some(child) = self.child.take() {
             child.kill().await;
         }
     }
 
-    /// For who has no user there.
+    /// The URL of the port without login.
     pub fn url(&self) -> String {
-        format!("smtp://127.0.0.1:{}", self.open)
+        format!("smtp://127.0.0.1:{}", self.open_port)
     }
 
-    /// For a user; there is one password, and it is not this one's if `right` is false.
-    pub fn url_of(&self, user: &str, right: bool) -> String {
-        let password = if right { PASSWORD.replace(' ', "%20") } else { "another".to_owned() };
-        format!("smtp://{user}:{password}@127.0.0.1:{}", self.users)
+    /// The URL of the port with login, with the right or a wrong password.
+    pub fn url_with_login(&self, user: &str, right_password: bool) -> String {
+        let password = if right_password { PASSWORD.replace(' ', "%20") } else { "another".to_owned() };
+        format!("smtp://{user}:{password}@127.0.0.1:{}", self.login_port)
     }
 
-    /// All that it has taken since it came.
+    /// The e-mails that it has received since its last start.
     ///
     /// # Errors
-    /// What is no e-mail.
-    pub fn mails(&self) -> anyhow::Result<Vec<Mail>> {
+    /// If a file is not a valid e-mail.
+    pub fn received(&self) -> anyhow::Result<Vec<Mail>> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
@@ -112,14 +112,14 @@ impl MailServer {
             }
         }
         files.sort();
-        files.into_iter().map(|path| Mail::read(&fs::read(path)?)).collect()
+        files.into_iter().map(|path| Mail::parse(&fs::read(path)?)).collect()
     }
 }
 
-/// An e-mail as its reader sees it.
+/// A received e-mail, parsed.
 #[derive(Clone, Debug)]
 pub struct Mail {
-    /// Who was logged in, or `-`.
+    /// The user that was logged in, or [`ANONYMOUS`].
     pub user: String,
     pub recipient: String,
     pub subject: String,
@@ -133,11 +133,11 @@ pub struct Mail {
 }
 
 impl Mail {
-    fn read(kept: &[u8]) -> anyhow::Result<Self> {
-        let end = kept.iter().position(|byte| *byte == b'\n').context("no first line")?;
-        let first = std::str::from_utf8(&kept[..end])?;
+    fn parse(file: &[u8]) -> anyhow::Result<Self> {
+        let end = file.iter().position(|byte| *byte == b'\n').context("no first line")?;
+        let first = std::str::from_utf8(&file[..end])?;
         let (user, recipient) = first.split_once(' ').context("no recipient")?;
-        let bytes = &kept[end + 1..];
+        let bytes = &file[end + 1..];
         let message = MessageParser::default().parse(bytes).context("no e-mail")?;
         let kinds: Vec<_> = message
             .parts

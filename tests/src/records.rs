@@ -1,4 +1,4 @@
-//! Records made by hand, or made a second time.
+//! Producing records that no service wrote, or copies of records.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 
 use crate::log::Entry;
-use crate::promise;
+use crate::schema_conformance;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A producer as anyone would make one.
+/// A producer with a Java client's partitioner.
 ///
 /// # Errors
-/// Settings that are refused.
+/// If its settings are invalid.
 pub fn producer(bootstrap: &str) -> anyhow::Result<FutureProducer> {
     Ok(ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
@@ -24,10 +24,10 @@ pub fn producer(bootstrap: &str) -> anyhow::Result<FutureProducer> {
         .create()?)
 }
 
-/// Produces the entry, to its own partition, and waits until it is there.
+/// Produces the entry to its own partition, and waits for the acknowledgement.
 ///
 /// # Errors
-/// Kafka's.
+/// If Kafka refuses it.
 pub async fn produce(producer: &FutureProducer, topic: &str, entry: &Entry) -> anyhow::Result<()> {
     let headers = entry.headers.iter().fold(OwnedHeaders::new(), |headers, (name, value)| {
         headers.insert(Header { key: name, value: value.as_deref() })
@@ -39,35 +39,35 @@ pub async fn produce(producer: &FutureProducer, topic: &str, entry: &Entry) -> a
     if let Some(value) = &entry.value {
         record = record.payload(value);
     }
-    let place = producer.send(record, TIMEOUT).await.map_err(|(error, _)| error)?;
-    promise::put_by_test(topic, place.partition, place.offset);
+    let acknowledged = producer.send(record, TIMEOUT).await.map_err(|(error, _)| error)?;
+    schema_conformance::exclude_record(topic, acknowledged.partition, acknowledged.offset);
     Ok(())
 }
 
-/// A producer whose records belong to transactions; `id` is its own.
+/// A transactional producer with the transactional id `id`.
 ///
 /// # Errors
-/// Kafka's.
-pub async fn transactional(bootstrap: &str, id: &str) -> anyhow::Result<FutureProducer> {
+/// If Kafka refuses it.
+pub async fn transactional_producer(bootstrap: &str, id: &str) -> anyhow::Result<FutureProducer> {
     let producer: FutureProducer =
         ClientConfig::new().set("bootstrap.servers", bootstrap).set("transactional.id", id).create()?;
     blocking(&producer, |producer| producer.init_transactions(TIMEOUT)).await?;
     Ok(producer)
 }
 
-/// Produces the entry in a transaction that is committed, or aborted.
+/// Produces the entry in a transaction, and commits or aborts it.
 ///
 /// # Errors
-/// Kafka's.
-pub async fn in_a_transaction(
+/// If Kafka refuses it.
+pub async fn produce_in_transaction(
     producer: &FutureProducer,
     topic: &str,
     entry: &Entry,
-    commits: bool,
+    commit: bool,
 ) -> anyhow::Result<()> {
     producer.begin_transaction()?;
     produce(producer, topic, entry).await?;
-    let end = move |producer: FutureProducer| match commits {
+    let end = move |producer: FutureProducer| match commit {
         true => producer.commit_transaction(TIMEOUT),
         false => producer.abort_transaction(TIMEOUT),
     };
@@ -83,7 +83,7 @@ async fn blocking(
 }
 
 /// A record without headers.
-pub fn bare(key: &str, value: &[u8]) -> Entry {
+pub fn without_headers(key: &str, value: &[u8]) -> Entry {
     Entry {
         partition: 0,
         offset: 0,

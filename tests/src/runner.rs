@@ -1,5 +1,4 @@
-//! A tier's `main`: the environment is started when the first test asks for it, and taken down at the end,
-//! whatever happened.
+//! A tier's `main`. The first test starts the environment. It is stopped at the end, whether tests failed or not.
 
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -11,20 +10,20 @@ use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 use tracing_subscriber::EnvFilter;
 
-use crate::{Environment, promise};
+use crate::{Environment, schema_conformance};
 
-/// How long the runtime may take to end.
+/// How long the runtime may take to shut down.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 
-pub type Outcome<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
+pub type TestFuture<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
 
-/// A test: its name and what it does.
+/// A test and its name.
 pub struct Test {
     pub name: &'static str,
-    pub run: for<'a> fn(&'a Environment) -> Outcome<'a>,
+    pub run: for<'a> fn(&'a Environment) -> TestFuture<'a>,
 }
 
-/// Lists tests by their functions: `tests![golden_run::plays, …]`.
+/// Lists tests by the paths of their functions: `tests![golden_run::plays, …]`.
 #[macro_export]
 macro_rules! tests {
     ($($module:ident :: $test:ident),+ $(,)?) => {
@@ -53,15 +52,16 @@ pub fn run(tests: Vec<Test>, threads: usize) -> ExitCode {
     let environment = Arc::new(OnceCell::new());
     let trials = tests.into_iter().map(|test| trial(test, &runtime, &environment)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
-    let promises = promise::conclude(!conclusion.has_failed(), conclusion.num_filtered_out == 0);
-    // Containers and processes end here; a static would never be dropped.
+    let conformance =
+        schema_conformance::conclude(!conclusion.has_failed(), conclusion.num_filtered_out == 0);
+    // Drops the containers and processes. A static would never be dropped.
     runtime.block_on(async move { drop(environment) });
     theater_infra::supervise::stop_reaper();
-    // What a failed test has left running may wait for a Kafka that is gone.
+    // Tasks of a failed test may still wait for the stopped Kafka.
     if let Some(runtime) = Arc::into_inner(runtime) {
         runtime.shutdown_timeout(SHUTDOWN_LIMIT);
     }
-    if let Err(error) = promises {
+    if let Err(error) = conformance {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }

@@ -1,5 +1,5 @@
-//! What the services write on their topics, held against the committed schemas: every record that isn't a
-//! test's own, when its theater or fleet stops. A tier ends with how many there were.
+//! Validates the services' records against the committed schemas: every record in a theater's topics that no test
+//! produced, when the theater or fleet stops. Each tier prints the number of records at its end.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -12,79 +12,76 @@ use shared_events::topic::DEAD_LETTER_SUFFIX;
 use shared_events::{Decoded, Event, Topic, Topics, decode};
 
 use crate::log::{self, Entry};
-use crate::theater::Stage;
+use crate::theater::TheaterConfig;
 
-/// What this process knows of its topics.
+/// The topics of this process, and the records in them.
 #[derive(Default)]
-struct Ledger {
-    /// The prefix of each theater's topics, and whether they have been read.
+struct State {
+    /// The topic prefix of each theater, and whether its topics have been validated.
     theaters: HashMap<String, bool>,
-    /// The places (topic, partition, offset) of records that tests put there themselves.
-    tests_own: HashSet<(String, i32, i64)>,
+    /// The records (topic, partition, offset) that tests produced.
+    excluded: HashSet<(String, i32, i64)>,
     validated: usize,
-    passed_over: usize,
+    skipped: usize,
 }
 
-static LEDGER: LazyLock<Mutex<Ledger>> = LazyLock::new(Mutex::default);
+static STATE: LazyLock<Mutex<State>> = LazyLock::new(Mutex::default);
 
-fn ledger() -> MutexGuard<'static, Ledger> {
-    LEDGER.lock().unwrap_or_else(PoisonError::into_inner)
+fn state() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A theater is going to write under this prefix.
-pub(crate) fn expect(prefix: &str) {
-    ledger().theaters.insert(prefix.to_owned(), false);
+/// Registers a theater whose topics have this prefix.
+pub(crate) fn register(prefix: &str) {
+    state().theaters.insert(prefix.to_owned(), false);
 }
 
-/// A test has put a record there: no service answers for it.
-pub fn put_by_test(topic: &str, partition: i32, offset: i64) {
-    ledger().tests_own.insert((topic.to_owned(), partition, offset));
+/// Excludes a record that a test produced.
+pub fn exclude_record(topic: &str, partition: i32, offset: i64) {
+    state().excluded.insert((topic.to_owned(), partition, offset));
 }
 
-/// Validates all that lies in a theater's topics.
+/// Validates all records in a theater's topics.
 ///
 /// # Errors
-/// The first record that is not as promised, and why.
-pub(crate) async fn kept(stage: &Stage) -> anyhow::Result<()> {
-    let topics = Topics::new(&stage.prefix);
+/// If a record violates its schema.
+pub(crate) async fn validate_topics(config: &TheaterConfig) -> anyhow::Result<()> {
+    let topics = Topics::new(&config.prefix);
     for topic in Topic::ALL {
         for name in [topics.name(topic), topics.dead_letters(topic)] {
-            for entry in log::read(&stage.bootstrap, &name).await? {
-                if ledger().tests_own.contains(&(name.clone(), entry.partition, entry.offset)) {
-                    ledger().passed_over += 1;
+            for entry in log::read(&config.bootstrap, &name).await? {
+                if state().excluded.contains(&(name.clone(), entry.partition, entry.offset)) {
+                    state().skipped += 1;
                     continue;
                 }
-                SCHEMAS.judge(&name, &entry).with_context(|| {
+                SCHEMAS.validate(&name, &entry).with_context(|| {
                     let value = String::from_utf8_lossy(entry.value.as_deref().unwrap_or_default());
-                    format!("{name}/{}/{} breaks a promise: {value}", entry.partition, entry.offset)
+                    format!("{name}/{}/{} violates its schema: {value}", entry.partition, entry.offset)
                 })?;
-                ledger().validated += 1;
+                state().validated += 1;
             }
         }
     }
-    ledger().theaters.insert(stage.prefix.clone(), true);
+    state().theaters.insert(config.prefix.clone(), true);
     Ok(())
 }
 
-/// What a tier says at its end. `passed`: all of its tests did, so each has stopped its theaters. `whole`: none was
-/// left out, so that some played a saga.
+/// Prints a tier's numbers at its end. `passed`: all tests passed, so each must have stopped its theaters. `complete`: no
+/// test was filtered out, so there must be records.
 ///
 /// # Errors
-/// Theaters whose topics nobody read; no record at all.
-pub(crate) fn conclude(passed: bool, whole: bool) -> anyhow::Result<()> {
-    let ledger = ledger();
-    let unread: Vec<_> =
-        ledger.theaters.iter().filter(|(_, read)| !**read).map(|(prefix, _)| prefix).collect();
-    println!(
-        "schemas: {} records validated, {} of tests' own passed over",
-        ledger.validated, ledger.passed_over
-    );
-    if passed && !ledger.theaters.is_empty() {
+/// If a theater was not validated, or no record was.
+pub(crate) fn conclude(passed: bool, complete: bool) -> anyhow::Result<()> {
+    let state = state();
+    let unvalidated: Vec<_> =
+        state.theaters.iter().filter(|(_, validated)| !**validated).map(|(prefix, _)| prefix).collect();
+    println!("schemas: {} records validated, {} of tests' own passed over", state.validated, state.skipped);
+    if passed && !state.theaters.is_empty() {
         ensure!(
-            unread.is_empty(),
-            "these were never stopped, so nobody validated what they wrote: {unread:?}"
+            unvalidated.is_empty(),
+            "these were never stopped, so nobody validated what they wrote: {unvalidated:?}"
         );
-        ensure!(!whole || ledger.validated > 0, "no record was validated");
+        ensure!(!complete || state.validated > 0, "no record was validated");
     }
     Ok(())
 }
@@ -99,7 +96,7 @@ struct Schemas {
 
 impl Schemas {
     /// # Panics
-    /// If the checkout lacks one.
+    /// If a schema is missing.
     fn committed() -> Self {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared-events/schemas");
         let validator = |name: &str| {
@@ -115,21 +112,21 @@ impl Schemas {
         }
     }
 
-    fn judge(&self, topic: &str, entry: &Entry) -> anyhow::Result<()> {
+    fn validate(&self, topic: &str, entry: &Entry) -> anyhow::Result<()> {
         if topic.ends_with(DEAD_LETTER_SUFFIX) {
-            return valid(&self.dead_letter_headers, &headers(entry));
+            return ensure_valid(&self.dead_letter_headers, &headers(entry));
         }
         let value: Value = serde_json::from_slice(entry.value.as_deref().context("no value")?)?;
         let event_type = value["eventType"].as_str().context("no eventType")?;
         let schema = self.events.get(event_type).context("no schema of this type")?;
-        valid(schema, &value)?;
-        valid(&self.headers, &headers(entry)).context("the headers")?;
+        ensure_valid(schema, &value)?;
+        ensure_valid(&self.headers, &headers(entry)).context("the headers")?;
         ensure!(
             entry.key.as_deref() == value["movieId"].as_str().map(str::as_bytes),
             "the key is not the movie"
         );
         let Decoded::Event(event) = decode(entry.value.as_deref())? else { anyhow::bail!("an unknown type") };
-        // What a schema of all headers can't say: they belong to this event.
+        // A schema can't express that the headers belong to this event.
         for (name, expected) in [
             ("ce_type", event.ce_type().to_owned()),
             ("ce_source", event.source().as_str().to_owned()),
@@ -143,14 +140,14 @@ impl Schemas {
     }
 }
 
-/// Headers as an object of texts; what is no text, or has no value, is left out.
+/// Headers as a JSON object, without those that have no value or one that is not UTF-8.
 fn headers(entry: &Entry) -> Value {
     let text = |value: &Option<Vec<u8>>| Some(std::str::from_utf8(value.as_deref()?).ok()?.to_owned());
     let headers = entry.headers.iter().filter_map(|(name, value)| Some((name.clone(), text(value)?.into())));
     Value::Object(headers.collect::<Map<_, _>>())
 }
 
-fn valid(schema: &Validator, instance: &Value) -> anyhow::Result<()> {
+fn ensure_valid(schema: &Validator, instance: &Value) -> anyhow::Result<()> {
     match schema.iter_errors(instance).next() {
         None => Ok(()),
         Some(error) => anyhow::bail!("at `{}`: {error}", error.instance_path()),

@@ -1,4 +1,4 @@
-//! One Kafka and one PostgreSQL: in a container, or as a process of this machine.
+//! Starts a Kafka or a PostgreSQL: in a container, or as a native process.
 
 use std::process::Command;
 use std::time::Duration;
@@ -12,17 +12,17 @@ use testcontainers_modules::postgres;
 use theater_infra::kafka_native::{NativeKafka, Port, Tools, can_create_topics};
 use theater_infra::postgres::Postgres;
 
-use self::sweeper::Sweeper;
+use self::container_cleanup::ContainerCleanup;
 use crate::eventually;
 
-pub mod sweeper;
+pub mod container_cleanup;
 
 pub const KAFKA_TAG: &str = "4.3.1";
 pub const POSTGRES_TAG: &str = "17-alpine";
 
-const START: Duration = Duration::from_secs(120);
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Where servers are started.
+/// How servers are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Container,
@@ -30,10 +30,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// A Docker daemon that answers, unless `THEATER_TEST_ENVIRONMENT` says `native` or `docker`.
+    /// `THEATER_TEST_ENVIRONMENT` if it is set; else containers if a Docker daemon answers.
     ///
     /// # Errors
-    /// A value that is neither.
+    /// If the variable is neither `native` nor `docker`.
     pub fn detect() -> anyhow::Result<Self> {
         match std::env::var("THEATER_TEST_ENVIRONMENT").as_deref() {
             Ok("native") => Ok(Self::Native),
@@ -49,25 +49,25 @@ fn docker_answers() -> bool {
     Command::new("docker").arg("info").output().is_ok_and(|output| output.status.success())
 }
 
-/// A Kafka that a test may take away.
+/// A Kafka that a test can take down and bring up again.
 pub enum KafkaServer {
-    Container { container: Box<ContainerAsync<apache::Kafka>>, bootstrap: String, _sweeper: Sweeper },
+    Container { container: Box<ContainerAsync<apache::Kafka>>, bootstrap: String, _cleanup: ContainerCleanup },
     Native(Box<NativeKafka>),
 }
 
 impl KafkaServer {
     /// # Errors
-    /// Whatever keeps it from starting.
+    /// If it doesn't start.
     pub async fn start(kind: Kind) -> anyhow::Result<Self> {
         match kind {
-            Kind::Container => Self::container().await,
+            Kind::Container => Self::start_container().await,
             Kind::Native => Ok(Self::Native(Box::new(NativeKafka::start(None, Port::Any).await?))),
         }
     }
 
-    async fn container() -> anyhow::Result<Self> {
-        let sweeper = Sweeper::new()?;
-        let (label, id) = sweeper.label();
+    async fn start_container() -> anyhow::Result<Self> {
+        let cleanup = ContainerCleanup::new()?;
+        let (label, id) = cleanup.label();
         let container = apache::Kafka::default()
             .with_jvm_image()
             .with_label(label, id)
@@ -78,18 +78,18 @@ impl KafkaServer {
             .with_env_var("KAFKA_TRANSACTION_STATE_LOG_MIN_ISR", "1")
             .with_env_var("KAFKA_TRANSACTION_STATE_LOG_NUM_PARTITIONS", "4")
             .with_env_var("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false")
-            .with_startup_timeout(START)
+            .with_startup_timeout(START_TIMEOUT)
             .start()
             .await
             .context("starting apache/kafka")?;
         let port = container.get_host_port_ipv4(apache::KAFKA_PORT).await?;
         let bootstrap = format!("127.0.0.1:{port}");
-        // It answers its port before it can create topics.
-        eventually("Kafka can create topics", START, async || {
+        // It accepts connections before it can create topics.
+        eventually("Kafka can create topics", START_TIMEOUT, async || {
             can_create_topics(&bootstrap).await.map_err(anyhow::Error::msg)
         })
         .await?;
-        Ok(Self::Container { container: Box::new(container), bootstrap, _sweeper: sweeper })
+        Ok(Self::Container { container: Box::new(container), bootstrap, _cleanup: cleanup })
     }
 
     pub fn bootstrap(&self) -> String {
@@ -110,11 +110,11 @@ impl KafkaServer {
         }
     }
 
-    /// From now on nobody gets an answer.
+    /// Makes it unavailable: pauses the container, or kills the process.
     ///
     /// # Errors
-    /// Docker's.
-    pub async fn away(&mut self) -> anyhow::Result<()> {
+    /// If Docker fails.
+    pub async fn take_down(&mut self) -> anyhow::Result<()> {
         match self {
             Self::Container { container, .. } => Ok(container.pause().await?),
             Self::Native(kafka) => {
@@ -124,25 +124,25 @@ impl KafkaServer {
         }
     }
 
-    /// The same server again, at the same address.
+    /// Makes it available again, at the same address.
     ///
     /// # Errors
-    /// Docker's; whatever keeps it from starting.
-    pub async fn back(&mut self) -> anyhow::Result<()> {
+    /// If Docker fails, or the process doesn't start.
+    pub async fn bring_up(&mut self) -> anyhow::Result<()> {
         match self {
             Self::Container { container, .. } => Ok(container.unpause().await?),
             Self::Native(kafka) => kafka.restart().await,
         }
     }
 
-    /// What one of Kafka's own tools prints, run beside the server.
+    /// Runs one of Kafka's own tools beside the server, and returns its output.
     ///
     /// # Errors
-    /// A tool that fails.
-    pub async fn tool(&self, class: &str, args: &[&str]) -> anyhow::Result<String> {
+    /// If the tool fails.
+    pub async fn run_tool(&self, class: &str, args: &[&str]) -> anyhow::Result<String> {
         match self {
             Self::Container { container, .. } => {
-                // The listener of brokers: the other one advertises a port of the host, which isn't there inside.
+                // The brokers' listener: the other one advertises a port of the host, which doesn't exist in the container.
                 let bootstrap = ["--bootstrap-server", "localhost:9093"];
                 let java = ["java", "-cp", "/opt/kafka/libs/*", class];
                 let command: Vec<String> =
@@ -161,10 +161,10 @@ impl KafkaServer {
     }
 }
 
-/// Runs a tool of Kafka's on this machine's JDK.
+/// Runs one of Kafka's tools with this machine's JDK.
 ///
 /// # Errors
-/// A tool that fails, with what it said.
+/// If the tool fails, with its output.
 pub async fn run_tool(tools: &Tools, bootstrap: &str, class: &str, args: &[&str]) -> anyhow::Result<String> {
     let mut command = tools.command(class);
     command.args(["--bootstrap-server", bootstrap]).args(args);
@@ -176,40 +176,44 @@ pub async fn run_tool(tools: &Tools, bootstrap: &str, class: &str, args: &[&str]
     Ok(stdout)
 }
 
-/// A PostgreSQL that a test may take away.
+/// A PostgreSQL that a test can take down and bring up again.
 pub enum PostgresServer {
-    Container { container: Box<ContainerAsync<postgres::Postgres>>, admin_url: String, _sweeper: Sweeper },
+    Container {
+        container: Box<ContainerAsync<postgres::Postgres>>,
+        admin_url: String,
+        _cleanup: ContainerCleanup,
+    },
     Native(Box<Postgres>),
 }
 
 impl PostgresServer {
     /// # Errors
-    /// Whatever keeps it from starting.
+    /// If it doesn't start.
     pub async fn start(kind: Kind) -> anyhow::Result<Self> {
         match kind {
-            Kind::Container => Self::container().await,
+            Kind::Container => Self::start_container().await,
             Kind::Native => Ok(Self::Native(Box::new(Postgres::start(None).await?))),
         }
     }
 
-    async fn container() -> anyhow::Result<Self> {
-        let sweeper = Sweeper::new()?;
-        let (label, id) = sweeper.label();
+    async fn start_container() -> anyhow::Result<Self> {
+        let cleanup = ContainerCleanup::new()?;
+        let (label, id) = cleanup.label();
         let container = postgres::Postgres::default()
             .with_fsync_enabled()
             .with_label(label, id)
             .with_tag(POSTGRES_TAG)
-            // As the native one: SCRAM's rounds cost an unoptimised client some 50 ms a connection, and a theater
-            // opens a hundred at once.
+            // As in the native server: SCRAM costs an unoptimised client some 50 ms per connection, and a theater opens
+            // a hundred at once.
             .with_env_var("POSTGRES_HOST_AUTH_METHOD", "password")
             .with_cmd(["postgres", "-c", "max_connections=400"])
-            .with_startup_timeout(START)
+            .with_startup_timeout(START_TIMEOUT)
             .start()
             .await
             .context("starting postgres")?;
         let port = container.get_host_port_ipv4(5432).await?;
         let admin_url = format!("postgres://postgres:postgres@127.0.0.1:{port}/postgres");
-        Ok(Self::Container { container: Box::new(container), admin_url, _sweeper: sweeper })
+        Ok(Self::Container { container: Box::new(container), admin_url, _cleanup: cleanup })
     }
 
     pub fn admin_url(&self) -> String {
@@ -226,9 +230,11 @@ impl PostgresServer {
         }
     }
 
+    /// Makes it unavailable: pauses the container, or kills the process.
+    ///
     /// # Errors
-    /// Docker's.
-    pub async fn away(&mut self) -> anyhow::Result<()> {
+    /// If Docker fails.
+    pub async fn take_down(&mut self) -> anyhow::Result<()> {
         match self {
             Self::Container { container, .. } => Ok(container.pause().await?),
             Self::Native(postgres) => {
@@ -238,9 +244,11 @@ impl PostgresServer {
         }
     }
 
+    /// Makes it available again, at the same address.
+    ///
     /// # Errors
-    /// Docker's; whatever keeps it from starting.
-    pub async fn back(&mut self) -> anyhow::Result<()> {
+    /// If Docker fails, or the process doesn't start.
+    pub async fn bring_up(&mut self) -> anyhow::Result<()> {
         match self {
             Self::Container { container, .. } => Ok(container.unpause().await?),
             Self::Native(postgres) => postgres.restart().await,

@@ -1,4 +1,4 @@
-//! Replicas of the five services inside this process, on databases and topics of their own.
+//! A theater: replicas of the five services inside this process, with databases and topics of its own.
 
 use anyhow::Context;
 use clap::Parser;
@@ -6,16 +6,16 @@ use theater_infra::port;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::environment::new_database;
-use crate::{Api, Environment, promise};
+use crate::environment::create_unique_database;
+use crate::{Api, Environment, schema_conformance};
 
-/// What a theater is to be like.
+/// What a test can choose about a theater.
 #[derive(Clone, Debug)]
 pub struct Setup {
     pub replicas: usize,
     pub deadline_secs: u32,
     pub partitions: u32,
-    /// What else a service's command line says: `("movie", "--flag=value")`.
+    /// Additional arguments of a service's command line: `("movie", "--flag=value")`.
     pub settings: Vec<(&'static str, String)>,
 }
 
@@ -25,9 +25,9 @@ impl Default for Setup {
     }
 }
 
-/// The addresses and names that all services of one theater share.
+/// The addresses, names and settings of one theater, from which the command lines of its services are made.
 #[derive(Clone, Debug)]
-pub struct Stage {
+pub struct TheaterConfig {
     pub bootstrap: String,
     pub prefix: String,
     pub partitions: u32,
@@ -39,24 +39,24 @@ pub struct Stage {
     pub reservation_list_url: String,
 }
 
-impl Stage {
-    /// New databases and a prefix of its own.
+impl TheaterConfig {
+    /// Creates its databases, and chooses a unique topic prefix.
     ///
     /// # Errors
-    /// The database server's.
-    pub async fn new(bootstrap: String, admin_url: &str, setup: &Setup) -> anyhow::Result<Self> {
-        let prefix = Environment::prefix();
-        promise::expect(&prefix);
+    /// If the database server fails.
+    pub async fn create(bootstrap: String, admin_url: &str, setup: &Setup) -> anyhow::Result<Self> {
+        let prefix = Environment::unique_prefix();
+        schema_conformance::register(&prefix);
         Ok(Self {
             bootstrap,
             prefix,
             partitions: setup.partitions,
             deadline_secs: setup.deadline_secs,
             settings: setup.settings.clone(),
-            reservation_url: new_database(admin_url, "reservation").await?,
-            movie_url: new_database(admin_url, "movie").await?,
-            notification_url: new_database(admin_url, "notification").await?,
-            reservation_list_url: new_database(admin_url, "reservation_list").await?,
+            reservation_url: create_unique_database(admin_url, "reservation").await?,
+            movie_url: create_unique_database(admin_url, "movie").await?,
+            notification_url: create_unique_database(admin_url, "notification").await?,
+            reservation_list_url: create_unique_database(admin_url, "reservation_list").await?,
         })
     }
 
@@ -69,7 +69,7 @@ impl Stage {
         }
     }
 
-    /// The command line of a service that is to listen on `address`.
+    /// The command line of a service that listens on `address`.
     pub fn args(&self, service: &str, address: &str) -> Vec<String> {
         let mut args = vec![
             format!("--bind-address={address}"),
@@ -85,7 +85,7 @@ impl Stage {
         args
     }
 
-    /// The command line of a gateway before the services at these ports.
+    /// The command line of a gateway to the services at these ports.
     pub fn gateway_args(&self, address: &str, ports: &[(&'static str, Vec<u16>)]) -> Vec<String> {
         let mut args = vec![format!("--bind-address={address}")];
         for (service, ports) in ports {
@@ -97,11 +97,11 @@ impl Stage {
     }
 
     fn settings<'a>(&'a self, service: &'a str) -> impl Iterator<Item = String> + 'a {
-        self.settings.iter().filter(move |(of, _)| *of == service).map(|(_, setting)| setting.clone())
+        self.settings.iter().filter(move |(name, _)| *name == service).map(|(_, setting)| setting.clone())
     }
 }
 
-struct Part {
+struct RunningService {
     name: String,
     stop: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
@@ -109,9 +109,9 @@ struct Part {
 
 pub struct Theater {
     pub api: Api,
-    pub stage: Stage,
+    pub config: TheaterConfig,
     pub ports: Vec<(&'static str, Vec<u16>)>,
-    parts: Vec<Part>,
+    services: Vec<RunningService>,
 }
 
 macro_rules! start {
@@ -120,23 +120,27 @@ macro_rules! start {
         let config = $service::Config::try_parse_from(args)?;
         let application = $service::Application::build(config).await.context($name)?;
         let port = application.port();
-        $theater.add($name, |stop| application.run(stop));
+        $theater.spawn($name, |stop| application.run(stop));
         port
     }};
 }
 
 impl Theater {
+    /// Creates the databases, and starts all services and a gateway.
+    ///
     /// # Errors
-    /// Whatever keeps a service from starting.
+    /// If a service doesn't start.
     pub async fn start(environment: &Environment, setup: Setup) -> anyhow::Result<Self> {
-        let stage = Stage::new(environment.bootstrap(), &environment.admin_url(), &setup).await?;
-        Self::start_on(stage, setup.replicas).await
+        let config = TheaterConfig::create(environment.bootstrap(), &environment.admin_url(), &setup).await?;
+        Self::start_with(config, setup.replicas).await
     }
 
+    /// As [`Theater::start`], on databases that exist.
+    ///
     /// # Errors
     /// As [`Theater::start`].
-    pub async fn start_on(stage: Stage, replicas: usize) -> anyhow::Result<Self> {
-        let mut theater = Self { api: Api::new("")?, stage, ports: Vec::new(), parts: Vec::new() };
+    pub async fn start_with(config: TheaterConfig, replicas: usize) -> anyhow::Result<Self> {
+        let mut theater = Self { api: Api::new("")?, config, ports: Vec::new(), services: Vec::new() };
         for service in ["reservation", "movie", "notification", "reservation-list"] {
             let mut ports = Vec::new();
             for _ in 0..replicas {
@@ -148,29 +152,29 @@ impl Theater {
         Ok(theater)
     }
 
-    /// One more entrance.
+    /// Starts one more gateway.
     ///
     /// # Errors
-    /// Whatever keeps it from starting.
+    /// If it doesn't start.
     pub async fn start_gateway(&mut self) -> anyhow::Result<Api> {
-        let args = self.stage.gateway_args(&new_address()?, &self.ports);
+        let args = self.config.gateway_args(&new_address()?, &self.ports);
         let port = start!(self, gateway, "gateway", args);
         Api::new(format!("http://127.0.0.1:{port}"))
     }
 
-    /// One more replica; answers its port.
+    /// Starts one more replica, and returns its port.
     ///
     /// # Errors
-    /// Whatever keeps it from starting.
+    /// If it doesn't start.
     pub async fn start_service(&mut self, service: &str) -> anyhow::Result<u16> {
         self.start_at(service, &new_address()?).await
     }
 
-    /// Starts a service that was stopped, at the ports where the gateway looks for it.
+    /// Starts a stopped service again, at the ports that the gateway knows.
     ///
     /// # Errors
-    /// Whatever keeps it from starting.
-    pub async fn start_again(&mut self, service: &str) -> anyhow::Result<()> {
+    /// If it doesn't start.
+    pub async fn restart_service(&mut self, service: &str) -> anyhow::Result<()> {
         let ports = self.ports.iter().find(|(name, _)| *name == service).map(|(_, ports)| ports.clone());
         for port in ports.with_context(|| format!("{service} was never started"))? {
             self.start_at(service, &format!("127.0.0.1:{port}")).await?;
@@ -179,7 +183,7 @@ impl Theater {
     }
 
     async fn start_at(&mut self, service: &str, address: &str) -> anyhow::Result<u16> {
-        let args = self.stage.args(service, address);
+        let args = self.config.args(service, address);
         Ok(match service {
             "reservation" => start!(self, reservation, "reservation", args),
             "movie" => start!(self, movie, "movie", args),
@@ -188,13 +192,13 @@ impl Theater {
         })
     }
 
-    fn add<F>(&mut self, name: &str, run: impl FnOnce(CancellationToken) -> F)
+    fn spawn<F>(&mut self, name: &str, run: impl FnOnce(CancellationToken) -> F)
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(stop.clone()));
-        self.parts.push(Part { name: name.to_owned(), stop, task });
+        self.services.push(RunningService { name: name.to_owned(), stop, task });
     }
 
     /// The port of a service's first replica.
@@ -202,23 +206,23 @@ impl Theater {
         self.ports.iter().find(|(name, _)| *name == service).map_or(0, |(_, ports)| ports[0])
     }
 
-    /// Stops one service, all replicas of it.
+    /// Stops all replicas of one service.
     ///
     /// # Errors
-    /// A service that didn't end well.
+    /// If a replica has failed.
     pub async fn stop_service(&mut self, service: &str) -> anyhow::Result<()> {
-        let (stopping, staying) = self.parts.drain(..).partition(|part| part.name == service);
-        self.parts = staying;
+        let (stopping, others) = self.services.drain(..).partition(|running| running.name == service);
+        self.services = others;
         stop(stopping).await
     }
 
-    /// Stops all services; each must have run well and drained, and written what the schemas promise.
+    /// Stops all services. Each must end without an error, and the records must conform to the schemas.
     ///
     /// # Errors
-    /// A service that didn't.
+    /// If any of this fails.
     pub async fn stop(self) -> anyhow::Result<()> {
-        stop(self.parts).await?;
-        promise::kept(&self.stage).await
+        stop(self.services).await?;
+        schema_conformance::validate_topics(&self.config).await
     }
 }
 
@@ -226,12 +230,12 @@ fn new_address() -> anyhow::Result<String> {
     Ok(format!("127.0.0.1:{}", port::free()?))
 }
 
-async fn stop(parts: Vec<Part>) -> anyhow::Result<()> {
-    for part in &parts {
-        part.stop.cancel();
+async fn stop(services: Vec<RunningService>) -> anyhow::Result<()> {
+    for service in &services {
+        service.stop.cancel();
     }
-    for part in parts {
-        part.task.await?.with_context(|| format!("{} ended badly", part.name))?;
+    for service in services {
+        service.task.await?.with_context(|| format!("{} ended badly", service.name))?;
     }
     Ok(())
 }

@@ -1,5 +1,4 @@
-//! `theater-tests`: the tests that run for as long as one likes, and the load generator. Other tests start it too, as the
-//! processes that they kill.
+//! `theater-tests`: tests of any duration, and the load generator. Other tests start it as the processes that they kill.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -17,26 +16,26 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Plays schedules of the simulation on all cores; a failing one is shown as a history, and exits with 1
+    /// Runs schedules of the simulation on all cores; prints the history of a failing one, and exits with 1
     Simulate(simulation::run::Options),
-    /// Explores every state of small cases; a way to one that is wrong is shown, and exits with 1
+    /// Explores every state of small cases; prints the shortest path to a wrong one, and exits with 1
     Model(model::run::Options),
-    /// Applies deliberately wrong versions of the services, one at a time, and says which test notices each
+    /// Applies deliberately wrong changes to the services, one at a time, and prints the test that fails on each
     Mutants(mutants::Options),
-    /// Is customers and a vendor at a theater that runs somewhere; a failed call or wrong books exit with 1
+    /// Calls a running theater as customers and a vendor; exits with 1 if a call fails or the ledger doesn't balance
     Load(load::Options),
-    /// Deploys the theater on a Kubernetes, and has it scaled, rolled and drained under load
+    /// Deploys the theater on Kubernetes, and scales, updates and drains it under load
     Cluster(cluster::Options),
-    /// Asks replicas of reservation-list for an export
+    /// Downloads an export from replicas of reservation-list
     #[command(hide = true)]
     Exports(cluster::exports::Options),
-    /// Is one of the services
+    /// Runs one of the services
     #[command(hide = true, disable_help_flag = true)]
     Fleet {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Is a mail server
+    /// Runs a mail server
     #[command(hide = true)]
     Mail(mail::server::Options),
 }

@@ -1,5 +1,5 @@
-//! What one replica of reservation-list exports is read from each: asked from inside a cluster, where replicas have
-//! addresses.
+//! Creates an export and downloads it from each replica of reservation-list. Runs inside the cluster, where replicas
+//! have addresses.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::{Api, eventually};
 
-const SOON: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 #[derive(Clone, Debug, Args)]
 pub struct Options {
@@ -22,7 +22,7 @@ pub struct Options {
 }
 
 /// # Errors
-/// A replica that doesn't show the export.
+/// If a replica doesn't serve the export.
 pub fn main(options: &Options) -> anyhow::Result<()> {
     tokio::runtime::Runtime::new()?.block_on(run(options))
 }
@@ -31,8 +31,8 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     let api = Api::new(&options.gateway)?;
     let movie = api.publish(10).await?;
     let reservation = api.reserve(movie, 2).await?.to_string();
-    eventually("the reservation is listed", SOON, async || {
-        let listed = api.all("/reservationLists").await?;
+    eventually("the reservation is listed", TIMEOUT, async || {
+        let listed = api.list_all("/reservationLists").await?;
         ensure!(listed.iter().any(|row| row["reserveId"] == json!(reservation)), "{} others", listed.len());
         Ok(())
     })
@@ -40,7 +40,7 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     let answer = api.post("/reservationLists/exports", &json!({"movieId": movie})).await?;
     ensure!(answer.status == 202, "{answer:?}");
     let path = format!("/reservationLists/exports/{}", answer.json()?["id"].as_str().context("id")?);
-    eventually("the export is ready", SOON, async || {
+    eventually("the export is ready", TIMEOUT, async || {
         let export = api.get(&path).await?.json()?;
         ensure!(export["status"] == "READY", "{export}");
         Ok(())

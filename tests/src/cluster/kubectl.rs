@@ -1,4 +1,4 @@
-//! A cluster by kubectl: what an operator types.
+//! Runs kubectl, the same client that operators use.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,80 +9,82 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-/// How long one command may take; those that wait are told a shorter time themselves.
-const LIMIT: Duration = Duration::from_secs(600);
+/// How long a command may take. Commands that wait have a shorter timeout of their own.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(600);
 
 #[derive(Clone, Debug)]
 pub struct Kubectl {
-    words: Vec<String>,
+    /// The program and its first arguments.
+    command: Vec<String>,
     namespace: String,
 }
 
-/// What a command said.
+/// The result of a command.
 #[derive(Clone, Debug)]
-pub struct Said {
-    pub ok: bool,
-    pub out: String,
-    pub err: String,
+pub struct Output {
+    pub success: bool,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 impl Kubectl {
     /// `command` may have arguments of its own.
     ///
     /// # Errors
-    /// No command.
+    /// If it is empty.
     pub fn new(command: &str, namespace: &str) -> anyhow::Result<Self> {
-        let words: Vec<_> = command.split_whitespace().map(str::to_owned).collect();
-        ensure!(!words.is_empty(), "the command that stands for kubectl is empty");
-        Ok(Self { words, namespace: namespace.to_owned() })
+        let command: Vec<_> = command.split_whitespace().map(str::to_owned).collect();
+        ensure!(!command.is_empty(), "the command that stands for kubectl is empty");
+        Ok(Self { command, namespace: namespace.to_owned() })
     }
 
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.words[0]);
-        command.args(&self.words[1..]).args(["--namespace", &self.namespace]).args(args);
+    fn build_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.command[0]);
+        command.args(&self.command[1..]).args(["--namespace", &self.namespace]).args(args);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         command
     }
 
-    /// Begins one that is looked at while it runs.
+    /// Starts a command, whose output can be read while it runs.
     ///
     /// # Errors
-    /// A command that isn't there.
-    pub fn begin(&self, args: &[&str]) -> anyhow::Result<Child> {
-        self.command(args).spawn().with_context(|| self.words.join(" "))
+    /// If the program doesn't exist.
+    pub fn spawn(&self, args: &[&str]) -> anyhow::Result<Child> {
+        self.build_command(args).spawn().with_context(|| self.command.join(" "))
     }
 
-    /// Runs one to its end.
+    /// Runs a command to its end, whether it succeeds or fails.
     ///
     /// # Errors
-    /// A command that isn't there, or doesn't end.
-    pub async fn ask(&self, args: &[&str], input: Option<&str>) -> anyhow::Result<Said> {
-        let mut command = self.command(args);
+    /// If the program doesn't exist, or the command doesn't end.
+    pub async fn output(&self, args: &[&str], input: Option<&str>) -> anyhow::Result<Output> {
+        let mut command = self.build_command(args);
         if input.is_some() {
             command.stdin(Stdio::piped());
         }
-        let mut child = command.spawn().with_context(|| self.words.join(" "))?;
+        let mut child = command.spawn().with_context(|| self.command.join(" "))?;
         if let (Some(text), Some(mut stdin)) = (input, child.stdin.take()) {
             stdin.write_all(text.as_bytes()).await?;
         }
-        let output = timeout(LIMIT, child.wait_with_output())
+        let output = timeout(COMMAND_TIMEOUT, child.wait_with_output())
             .await
             .with_context(|| format!("kubectl {} doesn't end", args.join(" ")))??;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok(Said { ok: output.status.success(), out: text(&output.stdout), err: text(&output.stderr) })
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        Ok(Output { success: output.status.success(), stdout, stderr })
     }
 
-    /// As [`ask`](Self::ask), for what has to succeed.
+    /// As [`output`](Self::output), for a command that must succeed. Returns its output.
     ///
     /// # Errors
-    /// What kubectl complains of.
+    /// If it fails, with its output.
     pub async fn run(&self, args: &[&str], input: Option<&str>) -> anyhow::Result<String> {
-        let said = self.ask(args, input).await?;
-        ensure!(said.ok, "kubectl {}: {}{}", args.join(" "), said.out, said.err);
-        Ok(said.out)
+        let output = self.output(args, input).await?;
+        ensure!(output.success, "kubectl {}: {}{}", args.join(" "), output.stdout, output.stderr);
+        Ok(output.stdout)
     }
 
-    /// An object, or a list of them.
+    /// Reads an object or a list of objects.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -91,7 +93,7 @@ impl Kubectl {
         serde_json::from_str(&text).with_context(|| text.clone())
     }
 
-    /// The pods of a service that aren't on their way out.
+    /// The pods of a service that are not terminating.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -104,17 +106,19 @@ impl Kubectl {
 }
 
 /// An object's name.
-pub fn name(object: &Value) -> String {
+pub fn name_of(object: &Value) -> String {
     object["metadata"]["name"].as_str().unwrap_or_default().to_owned()
 }
 
-/// Whether a pod takes calls.
-pub fn ready(pod: &Value) -> bool {
+/// Whether a pod is ready for calls.
+pub fn is_ready(pod: &Value) -> bool {
     let conditions = pod["status"]["conditions"].as_array();
-    conditions.is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
+    conditions.is_some_and(|all| {
+        all.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+    })
 }
 
-/// Which version of its Deployment a pod is of.
-pub fn version(pod: &Value) -> String {
+/// The hash of the pod template from which a pod was created.
+pub fn template_hash(pod: &Value) -> String {
     pod["metadata"]["labels"]["pod-template-hash"].as_str().unwrap_or_default().to_owned()
 }

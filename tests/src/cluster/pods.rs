@@ -1,21 +1,21 @@
-//! Programs that run inside the cluster, as pods of their own.
+//! Programs that run inside the cluster, each in a pod.
 
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::json;
 
-use super::PERIOD;
+use super::QUERY_PERIOD;
 use super::kubectl::Kubectl;
 use crate::eventually_at;
 
-/// How long an image that is there may take to be a running process.
-const START: Duration = Duration::from_secs(120);
+/// How long a pod may take to start, with its image on the node.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long it may take until the cluster knows that a process has ended.
-const ENDING: Duration = Duration::from_secs(30);
+/// How long it may take until the cluster reports that a process has ended.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A program that runs, or has ended.
+/// A pod that runs a program, or has run it.
 #[derive(Debug)]
 pub struct Pod<'a> {
     kubectl: &'a Kubectl,
@@ -23,20 +23,20 @@ pub struct Pod<'a> {
 }
 
 impl<'a> Pod<'a> {
-    /// Starts one, in place of one of that name.
+    /// Starts a pod. Deletes an older one of that name.
     ///
     /// # Errors
-    /// What the cluster refuses.
+    /// If the cluster refuses it.
     pub async fn start(kubectl: &'a Kubectl, name: &str, image: &str, args: &[&str]) -> anyhow::Result<Self> {
         let pod = Self { kubectl, name: name.to_owned() };
-        pod.remove().await?;
+        pod.delete().await?;
         let manifest = json!({
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": name, "labels": {"app.kubernetes.io/name": name}},
             "spec": {
                 "restartPolicy": "Never",
-                // Should nobody be left to end it.
+                // In case this program is killed.
                 "activeDeadlineSeconds": 3600,
                 "automountServiceAccountToken": false,
                 "enableServiceLinks": false,
@@ -60,12 +60,12 @@ impl<'a> Pod<'a> {
         Ok(pod)
     }
 
-    /// Waits until it runs, or has ended already.
+    /// Waits until it runs or has ended.
     ///
     /// # Errors
-    /// One that doesn't start.
-    pub async fn started(&self) -> anyhow::Result<()> {
-        eventually_at(PERIOD, &format!("{} runs", self.name), START, async || {
+    /// If it doesn't start.
+    pub async fn wait_until_started(&self) -> anyhow::Result<()> {
+        eventually_at(QUERY_PERIOD, &format!("{} runs", self.name), START_TIMEOUT, async || {
             let pod = self.kubectl.get(&["pod", &self.name]).await?;
             let phase = &pod["status"]["phase"];
             ensure!(phase != "Pending", "{phase}");
@@ -74,40 +74,40 @@ impl<'a> Pod<'a> {
         .await
     }
 
-    /// Asks it to end, as the kubelet would.
+    /// Sends it SIGTERM, as the kubelet does.
     ///
     /// # Errors
-    /// One that doesn't run.
-    pub async fn end(&self) -> anyhow::Result<()> {
+    /// If it doesn't run.
+    pub async fn terminate(&self) -> anyhow::Result<()> {
         self.kubectl.run(&["exec", &self.name, "--", "sh", "-c", "kill -TERM 1"], None).await?;
         Ok(())
     }
 
-    /// What it said, once it has ended well.
+    /// Waits until it has succeeded, and returns its log.
     ///
     /// # Errors
-    /// One that fails, with what it said; one that doesn't end.
-    pub async fn succeeded(&self) -> anyhow::Result<String> {
-        self.started().await?;
-        let said = self.kubectl.run(&["logs", "--follow", &self.name], None).await?;
-        let (pod, limit) = (format!("pod/{}", self.name), format!("--timeout={}s", ENDING.as_secs()));
+    /// If it fails, with its log; if it doesn't end.
+    pub async fn wait_until_succeeded(&self) -> anyhow::Result<String> {
+        self.wait_until_started().await?;
+        let log = self.kubectl.run(&["logs", "--follow", &self.name], None).await?;
+        let (pod, limit) = (format!("pod/{}", self.name), format!("--timeout={}s", STATUS_TIMEOUT.as_secs()));
         let ended =
             self.kubectl.run(&["wait", &pod, "--for=jsonpath={.status.phase}=Succeeded", &limit], None).await;
-        ended.with_context(|| format!("{} failed:\n{said}", self.name))?;
-        Ok(said)
+        ended.with_context(|| format!("{} failed:\n{log}", self.name))?;
+        Ok(log)
     }
 
-    /// What it has said so far.
+    /// Its log so far.
     ///
     /// # Errors
-    /// kubectl's.
-    pub async fn said(&self) -> anyhow::Result<String> {
+    /// If kubectl fails.
+    pub async fn log(&self) -> anyhow::Result<String> {
         self.kubectl.run(&["logs", &self.name], None).await
     }
 
     /// # Errors
-    /// kubectl's.
-    pub async fn remove(&self) -> anyhow::Result<()> {
+    /// If kubectl fails.
+    pub async fn delete(&self) -> anyhow::Result<()> {
         let args = ["delete", "pod", &self.name, "--ignore-not-found", "--grace-period=5", "--wait=true"];
         self.kubectl.run(&args, None).await?;
         Ok(())

@@ -1,5 +1,5 @@
-//! How a process of the fleet dies at a failpoint: at one that it is told at its start, or at those of which it hears
-//! on a socket of its own, so that it can be told under load.
+//! The death of a fleet process at a failpoint. A variable of the environment names the failpoint at its start; later
+//! ones arrive on its socket, so that a test can name them under load.
 
 use std::os::unix::net::UnixDatagram;
 
@@ -7,49 +7,49 @@ use anyhow::Context;
 use rustix::process::{Signal, getpid, kill_process};
 use service_kit::messaging::failpoint;
 
-/// The environment's name of the failpoint at which a process dies from the start on.
-pub const DIES_AT: &str = "FLEET_DIES_AT";
+/// The variable with the failpoint at which a process dies, from its start on.
+pub const FAILPOINT_VARIABLE: &str = "FLEET_FAILPOINT";
 
-/// The environment's name of the socket.
-pub const ORDERS: &str = "FLEET_ORDERS";
+/// The variable with the path of the socket.
+pub const FAILPOINT_SOCKET_VARIABLE: &str = "FLEET_FAILPOINT_SOCKET";
 
-/// A process' last words: a death is laid to a failpoint by them.
-pub fn last_words(point: &str) -> String {
-    format!("fleet: dies at {point}")
+/// The last line in the log of a process that dies at this failpoint, which tells its death from others.
+pub fn crash_message(failpoint: &str) -> String {
+    format!("fleet: dies at {failpoint}")
 }
 
-/// Dies at the failpoint that the environment names, and later on at those that come to its socket.
-pub(super) fn obey() -> anyhow::Result<()> {
-    if let Ok(point) = std::env::var(DIES_AT) {
-        die_at(&point)?;
+/// Arms the failpoint that the environment names, and later those whose names arrive on the socket.
+pub(super) fn arm_failpoints() -> anyhow::Result<()> {
+    if let Ok(failpoint) = std::env::var(FAILPOINT_VARIABLE) {
+        arm(&failpoint)?;
     }
-    let Some(path) = std::env::var_os(ORDERS) else { return Ok(()) };
-    let orders = UnixDatagram::bind(&path).with_context(|| format!("the socket {}", path.display()))?;
+    let Some(path) = std::env::var_os(FAILPOINT_SOCKET_VARIABLE) else { return Ok(()) };
+    let socket = UnixDatagram::bind(&path).with_context(|| format!("the socket {}", path.display()))?;
     let listen = move || -> anyhow::Result<()> {
-        let mut order = [0; 100];
+        let mut name = [0; 100];
         loop {
-            let length = orders.recv(&mut order)?;
-            die_at(std::str::from_utf8(&order[..length])?)?;
+            let length = socket.recv(&mut name)?;
+            arm(std::str::from_utf8(&name[..length])?)?;
         }
     };
-    std::thread::Builder::new().name("orders".into()).spawn(move || {
+    std::thread::Builder::new().name("failpoints".into()).spawn(move || {
         if let Err(error) = listen() {
-            eprintln!("fleet: orders: {error:#}");
+            eprintln!("fleet: failpoints: {error:#}");
             std::process::exit(1);
         }
     })?;
     Ok(())
 }
 
-/// As by `kill -9`: nothing is unwound, dropped or flushed.
-fn die_at(point: &str) -> anyhow::Result<()> {
-    let words = last_words(point);
+/// Makes the process die at a failpoint as by `kill -9`: nothing is unwound, dropped or flushed.
+fn arm(name: &str) -> anyhow::Result<()> {
+    let message = crash_message(name);
     let die = move || {
-        eprintln!("{words}");
+        eprintln!("{message}");
         if let Err(error) = kill_process(getpid(), Signal::KILL) {
             eprintln!("fleet: but can't: {error}");
             std::process::abort();
         }
     };
-    failpoint::arm(point, die).map_err(anyhow::Error::msg)
+    failpoint::arm(name, die).map_err(anyhow::Error::msg)
 }

@@ -1,14 +1,14 @@
-//! Runs the one service that it is told: `theater-tests fleet movie --database-url …`. The fault tests kill it, or have it die
-//! at one of its failpoints.
+//! The main function of a fleet process, which runs one service: `theater-tests fleet movie --database-url …`. The fault
+//! tests kill it, or make it die at one of its failpoints.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use super::crash;
 
-/// The first argument is the service, the others are its own.
+/// The first argument is the service. The others are the service's.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    if let Err(error) = crash::obey() {
+    if let Err(error) = crash::arm_failpoints() {
         eprintln!("fleet: {error:#}");
         return ExitCode::FAILURE;
     }
@@ -26,7 +26,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     match service.as_str() {
         "reservation" => run!(reservation, "reservation"),
         "movie" => run!(movie, "movie"),
-        // It has commands beside the service.
+        // It has subcommands.
         "notification" => notification::main(args),
         "reservation-list" => run!(reservation_list, "reservation-list"),
         "gateway" => run!(gateway, "gateway"),

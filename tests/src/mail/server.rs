@@ -1,9 +1,9 @@
-//! A mail server as a process of its own: crate mailin speaks SMTP, and what it takes is kept in a folder.
+//! The process of the mail server: the crate mailin implements SMTP, and each e-mail becomes a file in a folder.
 //!
 //! `theater-tests mail OPEN_PORT USERS_PORT FOLDER REFUSED`
 //!
-//! At OPEN_PORT anybody may send, at USERS_PORT who knows the password. Recipients that begin with REFUSED get 550; with
-//! nothing there, nobody does. Each e-mail is a file: its user and its recipient in the first line, then its bytes.
+//! OPEN_PORT accepts e-mails without a login, USERS_PORT only with the password. Recipients that begin with REFUSED get
+//! 550, unless REFUSED is empty. An e-mail's file has its user and its recipient in the first line, then its bytes.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
@@ -16,23 +16,23 @@ use anyhow::Context;
 use mailin::response::{AUTH_OK, INTERNAL_ERROR, INVALID_CREDENTIALS, NO_MAILBOX, OK};
 use mailin::{Action, AuthMechanism, Handler, Response, SessionBuilder};
 
-use crate::mail::{PASSWORD, STRANGER};
+use crate::mail::{ANONYMOUS, PASSWORD};
 
 /// Numbers the e-mails.
-static KEPT: AtomicUsize = AtomicUsize::new(0);
+static RECEIVED: AtomicUsize = AtomicUsize::new(0);
 
 #[derive(Clone)]
-struct Keeper {
+struct Mailbox {
     folder: PathBuf,
-    refused: String,
+    refused_prefix: String,
     user: String,
     recipient: String,
     bytes: Vec<u8>,
 }
 
-impl Handler for Keeper {
+impl Handler for Mailbox {
     fn rcpt(&mut self, to: &str) -> Response {
-        if !self.refused.is_empty() && to.starts_with(&self.refused) {
+        if !self.refused_prefix.is_empty() && to.starts_with(&self.refused_prefix) {
             return NO_MAILBOX;
         }
         to.clone_into(&mut self.recipient);
@@ -45,7 +45,7 @@ impl Handler for Keeper {
     }
 
     fn data_end(&mut self) -> Response {
-        match self.keep() {
+        match self.store() {
             Ok(()) => OK,
             Err(error) => {
                 eprintln!("mail: {error}");
@@ -63,18 +63,18 @@ impl Handler for Keeper {
     }
 }
 
-impl Keeper {
-    fn keep(&mut self) -> io::Result<()> {
+impl Mailbox {
+    fn store(&mut self) -> io::Result<()> {
         let mut content = format!("{} {}\n", self.user, self.recipient).into_bytes();
         content.append(&mut self.bytes);
-        let number = KEPT.fetch_add(1, Ordering::Relaxed);
+        let number = RECEIVED.fetch_add(1, Ordering::Relaxed);
         let unfinished = self.folder.join(format!("{number}.new"));
         fs::write(&unfinished, content)?;
         fs::rename(unfinished, self.folder.join(format!("{number:06}.mail")))
     }
 }
 
-/// Where it listens, and what it does with what it gets.
+/// The ports, the folder and the refused recipients.
 #[derive(clap::Args)]
 pub struct Options {
     open_port: u16,
@@ -86,39 +86,39 @@ pub struct Options {
 /// Serves until it is killed.
 ///
 /// # Errors
-/// A port that is taken.
+/// If a port is in use.
 pub fn main(options: Options) -> anyhow::Result<()> {
-    let Options { open_port, users_port, folder, refused } = options;
-    let (user, recipient, bytes) = (STRANGER.to_owned(), String::new(), Vec::new());
-    let keeper = Keeper { folder, refused, user, recipient, bytes };
+    let Options { open_port, users_port, folder, refused: refused_prefix } = options;
+    let (user, recipient, bytes) = (ANONYMOUS.to_owned(), String::new(), Vec::new());
+    let mailbox = Mailbox { folder, refused_prefix, user, recipient, bytes };
     let listen =
         |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| format!("port {port}"));
     let (open, users) = (listen(open_port)?, listen(users_port)?);
-    let for_users = keeper.clone();
+    let mailbox_of_users = mailbox.clone();
     thread::spawn(move || {
         let mut sessions = SessionBuilder::new("mail.example");
-        // There is no TLS here.
+        // This server has no TLS.
         sessions.enable_auth(AuthMechanism::Plain).insecure_enable_plaintext_auth();
-        serve(&users, &sessions, &for_users);
+        serve(&users, &sessions, &mailbox_of_users);
     });
-    serve(&open, &SessionBuilder::new("mail.example"), &keeper);
+    serve(&open, &SessionBuilder::new("mail.example"), &mailbox);
     Ok(())
 }
 
-/// A thread for each connection: there are few.
-fn serve(listener: &TcpListener, sessions: &SessionBuilder, keeper: &Keeper) {
+/// Uses a thread per connection, as there are few connections.
+fn serve(listener: &TcpListener, sessions: &SessionBuilder, mailbox: &Mailbox) {
     for stream in listener.incoming() {
-        let (sessions, keeper) = (sessions.clone(), keeper.clone());
+        let (sessions, mailbox) = (sessions.clone(), mailbox.clone());
         thread::spawn(move || {
-            if let Err(error) = stream.and_then(|stream| converse(stream, &sessions, keeper)) {
+            if let Err(error) = stream.and_then(|stream| serve_connection(stream, &sessions, mailbox)) {
                 eprintln!("mail: {error}");
             }
         });
     }
 }
 
-fn converse(stream: TcpStream, sessions: &SessionBuilder, keeper: Keeper) -> io::Result<()> {
-    let mut session = sessions.build(stream.peer_addr()?.ip(), keeper);
+fn serve_connection(stream: TcpStream, sessions: &SessionBuilder, mailbox: Mailbox) -> io::Result<()> {
+    let mut session = sessions.build(stream.peer_addr()?.ip(), mailbox);
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
     session.greeting().write_to(&mut writer)?;

@@ -1,4 +1,4 @@
-//! What happens at a cluster, as a timeline.
+//! The output of a run: what happens in the cluster, as a timeline.
 
 use std::time::Instant;
 
@@ -6,15 +6,15 @@ use anyhow::Context;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::sleep;
 
-use super::PERIOD;
+use super::QUERY_PERIOD;
 use super::kubectl::Kubectl;
 
-/// Lines with the seconds since it began.
+/// Prints lines with the seconds since its start.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeline(Instant);
 
 impl Timeline {
-    #[expect(clippy::new_without_default, reason = "it begins when it is made")]
+    #[expect(clippy::new_without_default, reason = "the timeline starts when it is created")]
     pub fn new() -> Self {
         Self(Instant::now())
     }
@@ -23,20 +23,20 @@ impl Timeline {
         println!("{:7.1} s  {text}", self.0.elapsed().as_secs_f64());
     }
 
-    /// Says, for ever, what an autoscaler sees, whenever that changes.
+    /// Prints the status of an autoscaler whenever it changes. Never returns.
     ///
     /// # Errors
-    /// A command that isn't there.
-    pub async fn follows(&self, kubectl: &Kubectl, scaler: &str) -> anyhow::Result<()> {
+    /// If kubectl doesn't exist.
+    pub async fn follow_autoscaler(&self, kubectl: &Kubectl, autoscaler: &str) -> anyhow::Result<()> {
         loop {
-            let mut watch = kubectl.begin(&["get", "hpa", scaler, "--watch", "--request-timeout=5m"])?;
+            let mut watch = kubectl.spawn(&["get", "hpa", autoscaler, "--watch", "--request-timeout=5m"])?;
             let mut lines = BufReader::new(watch.stdout.take().context("stdout")?).lines();
             while let Some(line) = lines.next_line().await? {
                 self.line(&line);
             }
-            // Servers end watches now and then.
+            // The API server ends watches from time to time.
             watch.wait().await?;
-            sleep(PERIOD).await;
+            sleep(QUERY_PERIOD).await;
         }
     }
 }
