@@ -3,8 +3,8 @@
 //! * [`upstream_request`]: the request as it is sent to a replica, and whether it may be retried
 //! * [`response`]: the response for the client
 //!
-//! Written by hand on awc: an off-the-shelf reverse proxy retries by method only, while this one also retries a POST
-//! that its key or id makes idempotent, and it shortens `Prefer: wait` by the time that has passed.
+//! Written by hand on awc, actix's HTTP client: an off-the-shelf reverse proxy retries by method only, while this one
+//! also retries a POST that its key or id makes idempotent, and shortens `Prefer: wait` by the time that has passed.
 
 use std::{
     sync::Arc,
@@ -55,8 +55,8 @@ pub(crate) struct Proxy {
 enum AttemptError {
     /// No connection: not one byte of the request was sent.
     Unreachable(SendRequestError),
-    /// The replica answered that the request did not arrive in time (408), though the gateway sent it whole: a process
-    /// that was frozen meanwhile finds its own timeout expired before it reads.
+    /// The replica answered that the request did not arrive in time (408), although the gateway sent all of it: a process
+    /// that was frozen applies its time limit before it reads.
     Unread,
     /// The connection was cut: the request may have taken effect.
     Cut(SendRequestError),
@@ -71,7 +71,7 @@ pub(crate) async fn forward(
     stopping: Stopping,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    // Only framed bytes are a body: actix takes everything after an `Upgrade`, which the gateway ignores, for one.
+    // Without framing there is no body. actix would treat everything after an `Upgrade` header as one.
     let has_body = req.headers().contains_key(header::CONTENT_LENGTH) || req.chunked().unwrap_or(false);
     let body = match has_body {
         true => Some(body::read(payload.into_inner(), body::content_length(&req)).await?),
@@ -211,7 +211,7 @@ impl From<SendRequestError> for AttemptError {
             | SendRequestError::Response(ParseError::Io(_) | ParseError::Incomplete) => Self::Cut(error),
             SendRequestError::Response(_) => Self::Broken(error),
             SendRequestError::Connect(_) | SendRequestError::Url(_) => Self::Unreachable(error),
-            // Of an unknown error it is safest to assume that the request was sent.
+            // For an unknown error it is safest to assume that the request was sent.
             _ => Self::Cut(error),
         }
     }

@@ -305,7 +305,7 @@ impl Fold {
     fn allocate(&mut self, id: MovieId, reservation_id: ReservationId, count: Count, origin: &Origin) {
         if let Some(decision) = self.state.decisions.get(&reservation_id) {
             match decision.outcome {
-                // Repeated: the placement was answered in the log.
+                // Repeated: its answer has been published already.
                 Outcome::Allocated | Outcome::Rejected | Outcome::Released => {}
                 // Cancelled before: nothing is allocated, and no one waits for an answer.
                 Outcome::Void => {}
@@ -361,7 +361,7 @@ impl Fold {
         match decision.outcome {
             // Repeated, or nothing was allocated.
             Outcome::Rejected | Outcome::Released | Outcome::Void => return,
-            // The reservation is of another movie: only a forged event names this one.
+            // The reservation is of another movie: only a faulty event names this one.
             Outcome::Allocated if decision.movie_id != id => return,
             Outcome::Allocated => decision.outcome = Outcome::Released,
         }

@@ -31,7 +31,8 @@ macro_rules! select_movie {
 }
 use {movie_columns, select_movie};
 
-/// Loads the movies of the inputs and locks them; then loads the decisions and deliveries, which the movies' locks protect.
+/// Loads the movies of the inputs and locks them; then loads the decisions and deliveries, which the movies' locks
+/// protect: every transaction that writes them locks their movie first.
 ///
 /// # Errors
 /// If the database fails.

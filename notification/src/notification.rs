@@ -174,7 +174,7 @@ pub fn fold(mut state: State, inputs: Vec<Notification>) -> Writes {
                 }
                 writes.new.push(input);
             }
-            // A repeated event, before or after the other outcome: the customer was notified already.
+            // Repeated, before or after the other outcome: the customer was notified already.
             (true, Outcome::Confirmed | Outcome::Cancelled(_)) => {}
         }
     }

@@ -169,8 +169,8 @@ fn outcome(verdict: Verdict, attempts: i32, attempts_max: i32, random: Uuid) -> 
 }
 
 /// 1 s after the first attempt, twice as long after each further one, an hour at most. The wait is a random share of that,
-/// between half and all of it, so that e-mails that failed together aren't retried together. Not by backon: the number of
-/// attempts is a column, and the random share comes in so that tests can set it.
+/// between half and all of it, so that e-mails that failed together aren't retried together. The random number
+/// is an argument, so that tests can set it. Not by the crate backon: the number of attempts is a column of the table.
 fn backoff(attempts: i32, random: Uuid) -> Duration {
     let doublings = u32::try_from(attempts.clamp(1, 13) - 1).unwrap_or(0);
     let whole = (BACKOFF_MIN * (1 << doublings)).min(BACKOFF_MAX);

@@ -13,7 +13,8 @@ pub mod email;
 use crate::failpoints;
 use crate::notification::{Key, Notification, Outcome, State, Status, Writes};
 
-/// Lists the columns: `select *` would change under a prepared statement when a newer replica adds one.
+/// Lists the columns by name: a column that a newer replica's migration adds must not change what a prepared statement of
+/// this replica returns.
 macro_rules! select_notification {
     ($rest:literal) => {
         concat!(

@@ -81,7 +81,7 @@ enum Failure {
     TooLarge(u64),
     #[error("none of {ATTEMPTS_MAX} attempts came to its end")]
     Exhausted,
-    #[error("it is somebody else's")]
+    #[error("another attempt has taken over")]
     LeaseLost,
 }
 

@@ -127,7 +127,7 @@ pub fn fold(state: State, inputs: Vec<Reservation>) -> Writes {
                     }
                 }
             }
-            // The same event again.
+            // Repeated: the list shows it already.
             (Some(Status::Confirmed), Status::Confirmed) | (Some(Status::Cancelled), Status::Cancelled) => {}
             // A late confirmation: the newer cancellation was read before it, and `Cancelled` is final.
             (Some(Status::Cancelled), Status::Confirmed) => {}

@@ -10,7 +10,8 @@ use uuid::Uuid;
 use crate::failpoints;
 use crate::projection::{Reservation, State, Status, Writes};
 
-/// Lists the columns: `select *` would change under a prepared statement when a newer replica adds one.
+/// Lists the columns by name: a column that a newer replica's migration adds must not change what a prepared statement of
+/// this replica returns.
 macro_rules! select_reservation {
     ($rest:literal) => {
         concat!("select seq, id, status, user_id, movie_id, movie_name, count, date from reservation ", $rest)

@@ -179,7 +179,7 @@ impl Fold {
             };
         };
         let (status, movie_name) = match (&input.command, reservation.status) {
-            // The id exists: a repeat if the body is the same.
+            // The id exists: repeated if the body is the same.
             (Command::Place(request), _) => {
                 return if *request == reservation.request {
                     unchanged(reservation)
@@ -204,6 +204,7 @@ impl Fold {
             (Command::Cancel, Status::Pending | Status::Confirmed) => {
                 (Status::Cancelled(CancelReason::Customer), None)
             }
+            // Repeated.
             (Command::Cancel, Status::Cancelled(_)) => return unchanged(reservation),
             (Command::Expire, Status::Pending) => (Status::Cancelled(CancelReason::Deadline), None),
             (Command::Expire, Status::Confirmed | Status::Cancelled(_)) => return unchanged(reservation),

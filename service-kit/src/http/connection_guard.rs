@@ -39,7 +39,7 @@ const IDLE_LIMIT: Duration = Duration::from_secs(90);
 const LINGER_LIMIT: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// A rejected request whose first line is longer than this was rejected for its length: a valid line with the longest
+/// If the first line of a rejected request is longer than this, its length was the reason: a valid line with the longest
 /// target is shorter.
 const REQUEST_LINE_MAX: usize = 2 * TARGET_MAX;
 

@@ -78,14 +78,14 @@ impl<H: EventHandler> EventConsumer<H> {
         let topics = self.kafka.topics().clone();
         let topic = topics.name(self.consumer.topic());
         let capacity_freed = Arc::new(Notify::new());
-        let (new_assignments, assignments) = mpsc::unbounded_channel();
+        let (assignment_sender, assignment_receiver) = mpsc::unbounded_channel();
         let context = Assignments::new(
             &topic,
             self.consumer.as_str(),
             self.database,
             self.metrics.clone(),
             Arc::clone(&capacity_freed),
-            new_assignments,
+            assignment_sender,
         )?;
         let consumer: StreamConsumer<Assignments> = self
             .kafka
@@ -110,7 +110,7 @@ impl<H: EventHandler> EventConsumer<H> {
             tasks: JoinSet::new(),
             requests,
         };
-        receiver.run(assignments, request_receiver, shutdown).await
+        receiver.run(assignment_receiver, request_receiver, shutdown).await
     }
 }
 
@@ -152,6 +152,7 @@ impl<H: EventHandler> Receiver<H> {
                 Some(assignment) = assignments.recv() => self.spawn_task(assignment),
                 Some(request) = requests.recv() => self.handle_request(request)?,
                 () = capacity_freed.notified() => self.enqueue_overflow()?,
+                // A fatal fault of a partition ends the loop.
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => ended??,
                 _ = tick.tick() => self.tick()?,
                 message = consumer.recv() => {
@@ -168,6 +169,7 @@ impl<H: EventHandler> Receiver<H> {
     fn spawn_task(&mut self, assignment: NewAssignment) {
         let partitions = self.consumer.context().partitions();
         let Some(assigned) = partitions.get(&assignment.partition) else { return };
+        // Each assignment has its own queue: another one means that the partition was assigned anew meanwhile.
         if !Arc::ptr_eq(&assigned.queue, &assignment.queue) {
             return;
         }
@@ -198,7 +200,7 @@ impl<H: EventHandler> Receiver<H> {
         if let Err(record) = assigned.queue.push(record) {
             assigned.overflow.push_back(record);
             drop(partitions);
-            // Once there is capacity, fetching continues after the overflow.
+            // When the queue has capacity, the overflow enters it first; then the partition is resumed.
             self.consumer.pause(&self.partition_list(partition)).context("pausing a partition")?;
         }
         Ok(())
@@ -346,6 +348,7 @@ impl<H: EventHandler> Receiver<H> {
         let mut result = Ok(());
         let tasks = async {
             while let Some(ended) = self.tasks.join_next().await {
+                // Keeps the first error.
                 result = std::mem::replace(&mut result, Ok(()))
                     .and(ended.map_err(Into::into).and_then(|ended| ended));
             }

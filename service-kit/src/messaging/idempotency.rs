@@ -1,10 +1,10 @@
 //! `Idempotency-Key`: the response of an accepted call is stored under its key, and sent again if the call is
 //! repeated.
 //!
-//! The response is stored in the transaction of the effect, after the service has locked all its own rows, and always
-//! in the order of scope and key. So of two transactions with the same key the second waits for the first, finds that
-//! its insert conflicts ([`Fault::Fenced`]), and is decided again: then it finds the stored response. A refused call
-//! leaves no row.
+//! The response is stored in the transaction of the effect, after the service has locked all its own rows. Of two
+//! transactions with the same key, the unique key makes the second wait for the first. Then its insert conflicts
+//! ([`Fault::Fenced`]), the call is decided again, and finds the stored response. Rows are inserted in the
+//! order of scope and key, so that two batches don't deadlock. A refused call leaves no row.
 //!
 //! [`StoredResponses`] is the pure part, [`store`] contains the statements, and a service uses both through
 //! [`Idempotency`].
@@ -52,7 +52,7 @@ fn key_schema() -> Schema {
     schemas::described(&description, schemas::printable_ascii(KEY_MAX))
 }
 
-/// Of a call that takes a key.
+/// The header parameter of a call that takes a key.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "describes what IdempotencyKey parses")]
@@ -88,9 +88,9 @@ pub struct IdempotencyKey {
 
 impl IdempotencyKey {
     /// The request's key, if it has one. `scope` is the resource's path, and the user if it belongs to one.
-    /// `parsed_body` is fingerprinted instead of the bytes, so that spaces, the order of fields, or `"45"` for 45
-    /// don't make another call of it. The serialized form of `parsed_body` must not change: the next release reads
-    /// the keys of this one.
+    /// `parsed_body` is fingerprinted instead of the bytes: calls that differ only in spaces, in the order of fields, or in
+    /// `"45"` for 45 are the same call. The serialized form of `parsed_body` must not change: the next release compares with
+    /// fingerprints that this one stored.
     ///
     /// # Errors
     /// 400 if there are several keys, or one that is empty, too long or not printable ASCII.

@@ -35,7 +35,7 @@ use crate::messaging::metrics::EventMetrics;
 use crate::messaging::outbox::{DEAD_LETTER_SHARD, EVENT_SHARDS, Outbox};
 use crate::messaging::task_group::stop_limit_passed;
 
-/// The first number of the advisory lock; the second is the shard.
+/// The first number of the advisory lock: `outb` in ASCII. The second number is the shard.
 pub const LOCK_CLASS: i32 = 0x6f75_7462;
 
 /// How often the owner's session sends a statement while acknowledgements are awaited, so that it isn't ended as
@@ -45,10 +45,11 @@ const KEEP_ALIVE_PERIOD: Duration = Duration::from_secs(1);
 /// A statement that takes longer counts as a lost connection.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How often the owner polls for rows that another replica wrote: while it is busy, which it counts as for a while
-/// after its last row, and when it is idle.
+/// How often the owner polls for rows that another replica wrote, while it is busy and while it is idle.
 const BUSY_POLL_PERIOD: Duration = Duration::from_millis(5);
 const IDLE_POLL_PERIOD: Duration = Duration::from_millis(50);
+
+/// A relay counts as busy for this time after its last row.
 const BUSY_AFTER_SENDING: Duration = Duration::from_secs(1);
 
 /// How often a relay that doesn't own its shard tries to lock it.
@@ -57,7 +58,8 @@ const LOCK_POLL_PERIOD: Duration = Duration::from_millis(500);
 /// How long a relay continues to send when the process stops.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
-// Doubled by hand: backon rounds its delays (f32), and its iterator must be rebuilt after each success.
+// Doubled by hand, not by the crate backon: it rounds its delays (f32), and its iterator must be rebuilt after each
+// success.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
@@ -263,7 +265,7 @@ impl Relay {
         delivery: Option<(DeliveryFuture, &OutboxRow)>,
     ) -> Result<(), RelayError> {
         let Some((mut delivery, row)) = delivery else {
-            // The producer's queue is full, but contains no record of this batch.
+            // The producer's queue is full of an earlier batch's records: let it send some, and try again.
             tokio::task::yield_now().await;
             return Ok(());
         };
@@ -293,7 +295,7 @@ impl Relay {
     ) -> RelayError {
         let fatal = self.producer.as_ref().and_then(|producer| producer.client().fatal_error());
         match fatal {
-            // One record failed, so the producer sent none after it: a new producer begins with that record.
+            // Not fatal here: one record failed, so the producer sent none after it. A new producer begins with that record.
             Some((RDKafkaErrorCode::GaplessGuarantee, _)) | None => {}
             Some((_, reason)) => return RelayError::Fatal(reason),
         }
