@@ -1,4 +1,4 @@
-//! What was met on the way, counted: an exploration that never saw a crash, or never a void decision, proves little.
+//! Counts the steps and the ends of an exploration: one without a crash or a void decision would prove little.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,36 +7,36 @@ use std::sync::{Mutex, PoisonError};
 use reservation::reservation::Status;
 use shared_events::CancelReason;
 
-use crate::model::rules::Marks;
-use crate::model::theater::Action;
+use crate::model::checks::AllProgress;
+use crate::model::state::Action;
 
-const KINDS: [&str; 9] =
+const STEP_NAMES: [&str; 9] =
     ["call", "expire", "send", "read", "replay", "again", "crash", "repeat", "set aside"];
 
 #[derive(Default)]
-pub struct Tally {
-    steps: [AtomicU64; KINDS.len()],
+pub struct Coverage {
+    steps: [AtomicU64; STEP_NAMES.len()],
     ends: Mutex<BTreeMap<String, u64>>,
 }
 
-impl Tally {
-    pub fn step(&self, action: Action) {
-        let kind = match action {
+impl Coverage {
+    pub fn count_step(&self, action: Action) {
+        let index = match action {
             Action::Call(_) => 0,
             Action::Expire(_) => 1,
             Action::Send(..) => 2,
             Action::Read(..) => 3,
             Action::Replay => 4,
-            Action::Again(_) => 5,
+            Action::RepeatCall(_) => 5,
             Action::Crash(..) => 6,
-            Action::Repeat(_) => 7,
-            Action::SetAside(..) => 8,
+            Action::Redeliver(_) => 7,
+            Action::DeadLetter(..) => 8,
         };
-        self.steps[kind].fetch_add(1, Ordering::Relaxed);
+        self.steps[index].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One state of rest: how each reservation stands, and its tickets.
-    pub fn ended(&self, reservation: &Marks, movie: &Marks) {
+    /// Counts a state at rest: the status of each reservation, and the decision about its tickets.
+    pub fn count_end(&self, reservation: &AllProgress, movie: &AllProgress) {
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         for (row, decision) in reservation.0.iter().zip(movie.0) {
             if let (Some(status), Some(outcome)) = (row.status, decision.decided) {
@@ -46,12 +46,12 @@ impl Tally {
         }
     }
 
-    /// Steps by their kind, those too that were never made.
+    /// Numbers of steps by name, including those that never happened.
     pub fn steps(&self) -> BTreeMap<&'static str, u64> {
-        KINDS.into_iter().zip(self.steps.iter().map(|count| count.load(Ordering::Relaxed))).collect()
+        STEP_NAMES.into_iter().zip(self.steps.iter().map(|count| count.load(Ordering::Relaxed))).collect()
     }
 
-    /// How often reservations ended how, with what was decided about their tickets.
+    /// Numbers of ends by a reservation's status and the decision about its tickets.
     pub fn ends(&self) -> BTreeMap<String, u64> {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
