@@ -1,16 +1,19 @@
-//! The saga without servers: thousands of schedules, other ones with each run, and every order of one saga's events.
-
-mod permutations;
+//! The simulation tier, which needs no servers:
+//!
+//! - this file: thousands of random schedules, other ones in each run;
+//! - [`model`]: every state of small theaters;
+//! - [`permutations`]: every order of one saga's events.
 
 mod model;
+mod permutations;
 
 use theater_tests::simulation::STEPS_MIN;
-use theater_tests::simulation::run::{another_seed, play_all};
+use theater_tests::simulation::runner::{new_seed, run_schedules};
 
 const SCHEDULES: u64 = 10_000;
 
-/// What must have happened in that many schedules, each so often at least, so that none of it goes quiet unnoticed.
-const HAPPENS: [&str; 47] = [
+/// What must occur in that many schedules, so that no fault disappears from the simulation unnoticed.
+const EXPECTED_COVERAGE: [&str; 47] = [
     "AllocationRejected",
     "MoviePublished",
     "MovieUpdated",
@@ -59,25 +62,27 @@ const HAPPENS: [&str; 47] = [
     "time passes",
     "waits for another's locks",
 ];
-const HAPPENS_MIN: u64 = 100;
+/// The minimum of occurrences of each.
+const OCCURRENCES_MIN: u64 = 100;
 
 #[test]
 fn every_schedule_ends_well() {
-    let first = std::env::var("THEATER_SEED").map_or_else(|_| another_seed(), |seed| seed.parse().unwrap());
+    let first = std::env::var("THEATER_SEED").map_or_else(|_| new_seed(), |seed| seed.parse().unwrap());
     println!("seeds {first} to {}", first + SCHEDULES - 1);
     let began = std::time::Instant::now();
-    let played = play_all(first, SCHEDULES, |_| {}).unwrap_or_else(|failure| panic!("{failure}"));
+    let summary = run_schedules(first, SCHEDULES, |_| {}).unwrap_or_else(|failure| panic!("{failure}"));
     let secs = began.elapsed().as_secs_f64();
-    println!("{} schedules, {} steps, {secs:.1} s", played.schedules, played.steps);
-    assert_eq!(played.schedules, SCHEDULES);
-    assert!(played.steps_min >= STEPS_MIN as u64, "a schedule has {} steps", played.steps_min);
-    for (what, count) in played.tally.iter() {
-        println!("{count:>9}  {what}");
+    println!("{} schedules, {} steps, {secs:.1} s", summary.schedules, summary.steps);
+    assert_eq!(summary.schedules, SCHEDULES);
+    assert!(summary.steps_min >= STEPS_MIN as u64, "a schedule has {} steps", summary.steps_min);
+    for (name, count) in summary.coverage.iter() {
+        println!("{count:>9}  {name}");
     }
-    for what in HAPPENS {
-        let count = played.tally.of(what);
-        assert!(count >= HAPPENS_MIN, "{what}: {count} times");
+    for name in EXPECTED_COVERAGE {
+        let count = summary.coverage.count_of(name);
+        assert!(count >= OCCURRENCES_MIN, "{name}: {count} times");
     }
-    let unlisted: Vec<_> = played.tally.iter().filter(|(what, _)| !HAPPENS.contains(what)).collect();
+    let unlisted: Vec<_> =
+        summary.coverage.iter().filter(|(name, _)| !EXPECTED_COVERAGE.contains(name)).collect();
     assert_eq!(unlisted, [], "not in the list");
 }

@@ -1,85 +1,87 @@
-//! The saga under every misfortune that a seed can think of. The production `fold`s of all services run on maps
-//! instead of tables and on a list instead of Kafka, so that thousands of schedules take a second: services are killed
-//! between any two steps, commits lose their answers, partitions have two owners for a moment, relays go on sending
-//! without their lock, records come again after newer ones, clocks are minutes apart.
+//! A deterministic simulation of the saga with injected faults. The production `fold`s of all services run on maps instead
+//! of tables and on a list instead of Kafka, so that thousands of schedules take a second. Services are killed between
+//! any two steps, answers to commits are lost, partitions have two owners for a moment, relays go on sending without
+//! their lock, records are redelivered after newer ones, clocks differ by minutes.
 //!
-//! A schedule is the list of the choices that were made in it (after [TigerBeetle's simulator][vopr] and
-//! [Hypothesis][shrinking]): a seed makes it, the same list makes it again, and a shorter list that fails alike is a
-//! simpler history of the same fault.
+//! A schedule is the list of its choices (after [TigerBeetle's simulator][vopr] and [Hypothesis][shrinking]). A seed
+//! generates it, the same list replays it, and a shorter list that still fails is a simpler history of the failure.
 //!
 //! [vopr]: https://docs.tigerbeetle.com/concepts/safety/
 //! [shrinking]: https://hypothesis.works/articles/compositional-shrinking/
 //!
 //! # Layout
 //!
-//! - [`choices`]: where decisions come from; [`shrink`]: making a list of them shorter.
-//! - [`run`]: many schedules on all cores.
-//! - [`world`]: one theater and its steps; [`calls`]: what is asked of it.
-//! - [`tables`]: databases as maps, around the production folds; [`bus`]: the log, outboxes and relays.
-//! - [`checks`]: what must hold; [`tally`]: what happened, so that nothing goes quiet.
-//! - [`history`]: how all that is called.
+//! - [`choices`]: the source of all choices; [`shrink`]: shortens a list of them.
+//! - [`runner`]: runs many schedules on all cores.
+//! - [`simulated_theater`]: one theater and its steps; [`workload`]: the calls of customers and vendors.
+//! - [`tables`]: databases as maps, around the production folds; [`log`]: topics, outboxes and relays.
+//! - [`checks`]: the invariant checks; [`coverage`]: counts what happened, so that no fault disappears unnoticed.
+//! - [`history`]: descriptions of steps and records.
 
-pub mod bus;
-pub mod calls;
 pub mod checks;
 pub mod choices;
+pub mod coverage;
 pub mod history;
-pub mod run;
+pub mod log;
+pub mod runner;
 pub mod shrink;
+pub mod simulated_theater;
 pub mod tables;
-pub mod tally;
-pub mod world;
+pub mod workload;
 
 use std::fmt;
 
 use checks::Violation;
 use choices::Choices;
-use tally::Tally;
-use world::World;
+use coverage::Coverage;
+use simulated_theater::SimulatedTheater;
 
-/// Steps that a schedule chooses at least; some find nothing to do.
-const CHOSEN_MIN: usize = 160;
+/// The minimum of chosen steps of a schedule. Some steps find nothing to do.
+const CHOSEN_STEPS_MIN: usize = 160;
 
-/// Steps of a schedule that do something, at least.
+/// The minimum of steps of a schedule that do something.
 pub const STEPS_MIN: usize = 50;
 
-/// How a schedule ended.
-pub struct Run {
-    /// Steps that did something, before it was let come to rest.
+/// The result of a schedule.
+pub struct ScheduleResult {
+    /// Chosen steps that did something.
     pub steps: usize,
-    pub ended: Result<(), Violation>,
+    pub result: Result<(), Violation>,
     pub choices: Vec<u32>,
     pub history: Vec<String>,
-    pub tally: Tally,
+    pub coverage: Coverage,
 }
 
-/// Plays one schedule to its end.
-pub fn play(choices: Choices, with_history: bool) -> Run {
-    let mut world = World::new(choices, with_history);
-    let mut ended = Ok(());
+/// Runs one schedule until its theater is at rest.
+pub fn run_schedule(choices: Choices, with_history: bool) -> ScheduleResult {
+    let mut theater = SimulatedTheater::new(choices, with_history);
+    let mut result = Ok(());
     let mut chosen = 0;
-    while ended.is_ok() && !world.choices().over() && (chosen < CHOSEN_MIN || world.steps < STEPS_MIN) {
-        ended = world.step();
+    while result.is_ok()
+        && !theater.choices().is_exhausted()
+        && (chosen < CHOSEN_STEPS_MIN || theater.steps < STEPS_MIN)
+    {
+        result = theater.step();
         chosen += 1;
     }
-    let ended = ended.and_then(|()| world.come_to_rest());
-    let (choices, history) = (world.choices().made().to_vec(), world.history());
-    Run { steps: world.steps, ended, choices, history, tally: world.tally }
+    let result = result.and_then(|()| theater.drain());
+    let (choices, history) = (theater.choices().made().to_vec(), theater.take_history());
+    ScheduleResult { steps: theater.steps, result, choices, history, coverage: theater.coverage }
 }
 
-/// A seed whose schedule ended badly, as short as it could be made.
+/// A seed whose schedule fails, and its shrunk history.
 pub struct Failure {
     pub seed: u64,
     pub violation: Violation,
     pub history: Vec<String>,
-    /// Choices in the schedule as it was found, and in the one that is shown.
+    /// The number of choices before and after shrinking.
     pub lengths: (usize, usize),
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (found, shrunk) = self.lengths;
-        writeln!(f, "seed {}: {}", self.seed, self.violation.what())?;
+        writeln!(f, "seed {}: {}", self.seed, self.violation.message())?;
         writeln!(f, "shrunk from {found} choices to {shrunk}:")?;
         for (number, line) in self.history.iter().enumerate() {
             writeln!(f, "{:>4}  {line}", number + 1)?;
@@ -88,18 +90,18 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Plays a seed's schedule.
+/// Runs a seed's schedule.
 ///
 /// # Errors
 /// The failure, shrunk.
-pub fn simulate(seed: u64) -> Result<Run, Box<Failure>> {
-    let run = play(Choices::of_seed(seed), false);
-    if run.ended.is_ok() {
-        return Ok(run);
+pub fn simulate(seed: u64) -> Result<ScheduleResult, Box<Failure>> {
+    let found = run_schedule(Choices::from_seed(seed), false);
+    if found.result.is_ok() {
+        return Ok(found);
     }
-    let shrunk = shrink::shrink(&run.choices);
-    let shown = play(Choices::again(shrunk.clone()), true);
-    let violation = shown.ended.err().unwrap_or_else(|| Violation::new("it does not fail twice".to_owned()));
-    let lengths = (run.choices.len(), shrunk.len());
+    let shrunk = shrink::shrink(&found.choices);
+    let shown = run_schedule(Choices::replay(shrunk.clone()), true);
+    let violation = shown.result.err().unwrap_or_else(|| Violation::new("it does not fail twice".to_owned()));
+    let lengths = (found.choices.len(), shrunk.len());
     Err(Box::new(Failure { seed, violation, history: shown.history, lengths }))
 }

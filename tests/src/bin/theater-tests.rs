@@ -17,9 +17,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Runs schedules of the simulation on all cores; prints the history of a failing one, and exits with 1
-    Simulate(simulation::run::Options),
+    Simulate(simulation::runner::Options),
     /// Explores every state of small cases; prints the shortest path to a wrong one, and exits with 1
-    Model(model::run::Options),
+    Model(model::runner::Options),
     /// Applies deliberately wrong changes to the services, one at a time, and prints the test that fails on each
     Mutants(mutants::Options),
     /// Calls a running theater as customers and a vendor; exits with 1 if a call fails or the ledger doesn't balance
@@ -43,8 +43,8 @@ enum Command {
 fn main() -> ExitCode {
     supervise::child_entry();
     let result = match Cli::parse().command {
-        Command::Simulate(options) => simulation::run::main(&options),
-        Command::Model(options) => model::run::main(&options),
+        Command::Simulate(options) => simulation::runner::main(&options),
+        Command::Model(options) => model::runner::main(&options),
         Command::Mutants(options) => mutants::main(&options),
         Command::Load(options) => load::main(&options),
         Command::Exports(options) => cluster::exports::main(&options),

@@ -1,119 +1,128 @@
-//! The invariants: after every commit, with every record that enters the log, and at rest.
+//! The invariant checks: after every commit, for every record that is appended to the log, and at rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use movie::movie::Outcome;
 use reservation::reservation::Status;
-use reservation_list::projection as listed;
+use reservation_list::projection;
 use shared_events::{Event, MovieId, ReservationId};
 
-use crate::simulation::bus::{Entry, Log, PARTITIONS, Record, topic};
-use crate::simulation::calls::Calls;
-use crate::simulation::history::short;
+use crate::simulation::coverage::Coverage;
+use crate::simulation::history::describe_record;
+use crate::simulation::log::{Entry, Log, PARTITIONS, Record, topic_consumed_by};
+use crate::simulation::simulated_theater::Database;
 use crate::simulation::tables::{Service, Tables};
-use crate::simulation::tally::Tally;
-use crate::simulation::world::Database;
+use crate::simulation::workload::Workload;
 
-/// What does not hold.
+/// A violated invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation(String);
 
 impl Violation {
-    pub const fn new(what: String) -> Self {
-        Self(what)
+    pub const fn new(message: String) -> Self {
+        Self(message)
     }
 
-    pub fn what(&self) -> &str {
+    pub fn message(&self) -> &str {
         &self.0
     }
 }
 
-macro_rules! hold {
+/// Returns a [`Violation`] unless the condition holds.
+macro_rules! check {
     ($condition:expr, $($arg:tt)+) => {
         if !$condition {
             return Err(Violation::new(format!($($arg)+)));
         }
     };
 }
-pub(crate) use hold;
+pub(crate) use check;
 
-/// What was seen before, to compare with.
+/// The invariant checks, and what they have seen before.
 #[derive(Debug, Default)]
-pub struct Checks {
-    statuses: BTreeMap<ReservationId, u8>,
-    listed: BTreeMap<ReservationId, u8>,
-    seen: BTreeMap<String, Event>,
-    /// A movie's version and quantity after its last event that was new.
-    chains: BTreeMap<MovieId, (i64, i64)>,
-    /// How far a reservation's own events have come, and the stock's about it.
-    told: BTreeMap<ReservationId, u8>,
-    decided: BTreeMap<ReservationId, &'static str>,
+pub struct InvariantChecks {
+    status_ranks: BTreeMap<ReservationId, u8>,
+    listed_ranks: BTreeMap<ReservationId, u8>,
+    events_by_id: BTreeMap<String, Event>,
+    /// A movie's version and quantity after its last new event.
+    movie_versions: BTreeMap<MovieId, (i64, i64)>,
+    /// The rank of a reservation's last event of its own.
+    event_ranks: BTreeMap<ReservationId, u8>,
+    /// The type of movie's last event about a reservation.
+    movie_events: BTreeMap<ReservationId, &'static str>,
 }
 
-impl Checks {
+impl InvariantChecks {
     /// # Errors
-    /// What a commit broke.
-    pub fn committed(&mut self, databases: &BTreeMap<Service, Database>) -> Result<(), Violation> {
+    /// If a commit has violated an invariant.
+    pub fn check_commit(&mut self, databases: &BTreeMap<Service, Database>) -> Result<(), Violation> {
         let tables = |service| &databases[&service].tables;
         let (reservation, movie) = (tables(Service::Reservation), tables(Service::Movie));
-        ledger(movie)?;
+        check_ledger(movie)?;
         for row in reservation.reservations.values() {
-            let (id, rank) = (row.id.0.as_u128(), rank(row.status));
-            let before = self.statuses.insert(row.id, rank).unwrap_or_default();
-            hold!(before <= rank, "r{id} went back to {}", row.status.as_str());
+            let (id, rank) = (row.id.0.as_u128(), status_rank(row.status));
+            let before = self.status_ranks.insert(row.id, rank).unwrap_or_default();
+            check!(before <= rank, "r{id} went back to {}", row.status.as_str());
             let outcome = movie.decisions.get(&row.id).map(|decision| decision.outcome);
             let sold = row.status != Status::Confirmed || outcome == Some(Outcome::Allocated);
-            hold!(sold, "r{id} is confirmed, and its tickets are {outcome:?}");
+            check!(sold, "r{id} is confirmed, and its tickets are {outcome:?}");
         }
         for row in tables(Service::ReservationList).list.values() {
-            let rank = u8::from(row.status == listed::Status::Cancelled) + 1;
-            let before = self.listed.insert(row.id, rank).unwrap_or_default();
-            hold!(before <= rank, "r{} went back to {} in the list", row.id.0.as_u128(), row.status.as_str());
+            let rank = u8::from(row.status == projection::Status::Cancelled) + 1;
+            let before = self.listed_ranks.insert(row.id, rank).unwrap_or_default();
+            check!(
+                before <= rank,
+                "r{} went back to {} in the list",
+                row.id.0.as_u128(),
+                row.status.as_str()
+            );
         }
         Ok(())
     }
 
+    /// Checks a record before it is appended to the log: events are in order, and a redelivery equals the first delivery.
+    ///
     /// # Errors
-    /// What is wrong with a record that is about to enter the log: first occurrences are in order, and a repeat
-    /// equals what was there.
-    pub fn appended(&mut self, record: &Record, tally: &mut Tally) -> Result<(), Violation> {
-        if let Some(before) = self.seen.get(&record.id.0) {
-            hold!(*before == record.event, "{} comes again with another content", short(record));
-            tally.count("a record comes again");
-            let newer = record.event.reservation_id().and_then(|id| self.told.get(&id)).copied();
-            if newer > stage(&record.event) {
-                tally.count("a record comes again after a newer one");
+    /// If an invariant is violated.
+    pub fn check_append(&mut self, record: &Record, coverage: &mut Coverage) -> Result<(), Violation> {
+        if let Some(before) = self.events_by_id.get(&record.id.0) {
+            check!(*before == record.event, "{} comes again with another content", describe_record(record));
+            coverage.count("a record comes again");
+            let last_rank = record.event.reservation_id().and_then(|id| self.event_ranks.get(&id)).copied();
+            if last_rank > event_rank(&record.event) {
+                coverage.count("a record comes again after a newer one");
             }
             return Ok(());
         }
-        self.seen.insert(record.id.0.clone(), record.event.clone());
-        self.follows(record)
+        self.events_by_id.insert(record.id.0.clone(), record.event.clone());
+        self.check_order(record)
     }
 
-    fn follows(&mut self, record: &Record) -> Result<(), Violation> {
-        let (Some(stage), Some(id)) = (stage(&record.event), record.event.reservation_id()) else {
-            self.decided_once(&record.event, record)?;
-            return self.chained(&record.event, record);
+    fn check_order(&mut self, record: &Record) -> Result<(), Violation> {
+        let (Some(rank), Some(id)) = (event_rank(&record.event), record.event.reservation_id()) else {
+            self.check_movie_event_order(&record.event, record)?;
+            return self.check_version_chain(&record.event, record);
         };
-        let before = self.told.insert(id, stage).unwrap_or_default();
-        let in_order = matches!((before, stage), (0, 1) | (1, 2 | 3) | (2, 3));
-        hold!(in_order, "{} is out of order: {before} was told before", short(record));
+        let before = self.event_ranks.insert(id, rank).unwrap_or_default();
+        let in_order = matches!((before, rank), (0, 1) | (1, 2 | 3) | (2, 3));
+        check!(in_order, "{} is out of order: {before} was published before", describe_record(record));
         Ok(())
     }
 
-    /// A placement is answered once, and what is released was allocated.
-    fn decided_once(&mut self, event: &Event, record: &Record) -> Result<(), Violation> {
+    /// A placement is allocated or rejected once, and only an allocation is released.
+    fn check_movie_event_order(&mut self, event: &Event, record: &Record) -> Result<(), Violation> {
         let Some(id) = event.reservation_id() else { return Ok(()) };
-        let before = self.decided.insert(id, event.event_type());
-        let once = match event {
+        let before = self.movie_events.insert(id, event.event_type());
+        let in_order = match event {
             Event::TicketsReleased(_) => before == Some("TicketsAllocated"),
             _ => before.is_none(),
         };
-        hold!(once, "{} after {before:?}", short(record));
+        check!(in_order, "{} after {before:?}", describe_record(record));
         Ok(())
     }
 
-    fn chained(&mut self, event: &Event, record: &Record) -> Result<(), Violation> {
+    /// Each event of a movie has the next version, and its quantity follows from the one before.
+    fn check_version_chain(&mut self, event: &Event, record: &Record) -> Result<(), Violation> {
         let (change, version, qty) = match event {
             Event::MoviePublished(event) => (event.qty, event.version, event.qty),
             Event::MovieUpdated(event) => (0, event.version, event.qty),
@@ -122,42 +131,46 @@ impl Checks {
             Event::TicketsReleased(event) => (event.count.get(), event.version, event.qty),
             _ => return Ok(()),
         };
-        let (before, left) = self.chains.get(&event.movie_id()).copied().unwrap_or_default();
-        hold!(version == before + 1, "{} has version {version} after {before}", short(record));
-        hold!(qty == left + change && qty >= 0, "{}: {left} and {change} make {qty}", short(record));
-        self.chains.insert(event.movie_id(), (version, qty));
+        let (before, left) = self.movie_versions.get(&event.movie_id()).copied().unwrap_or_default();
+        check!(version == before + 1, "{} has version {version} after {before}", describe_record(record));
+        check!(
+            qty == left + change && qty >= 0,
+            "{}: {left} and {change} make {qty}",
+            describe_record(record)
+        );
+        self.movie_versions.insert(event.movie_id(), (version, qty));
         Ok(())
     }
 
     /// # Errors
-    /// What was lost, doubled, or never came to an end.
-    pub fn at_rest(
+    /// If something is lost, duplicated or not completed.
+    pub fn check_at_rest(
         &self,
         databases: &BTreeMap<Service, Database>,
         log: &Log,
-        calls: &Calls,
+        workload: &Workload,
     ) -> Result<(), Violation> {
         let tables = |service| &databases[&service].tables;
         for (service, database) in databases {
-            hold!(database.outbox.is_empty(), "{service:?} has not sent {} events", database.outbox.len());
+            check!(database.outbox.is_empty(), "{service:?} has not sent {} events", database.outbox.len());
         }
         let reservations = &tables(Service::Reservation).reservations;
-        for id in calls.accepted() {
-            hold!(reservations.contains_key(&id), "r{} was accepted, and is lost", id.0.as_u128());
+        for id in workload.accepted_reservations() {
+            check!(reservations.contains_key(&id), "r{} was accepted, and is lost", id.0.as_u128());
         }
-        hold!(calls.unanswered().is_empty(), "calls are unanswered");
-        calls.at_rest(tables(Service::Reservation))?;
-        buried(databases, log)?;
+        check!(workload.unanswered().is_empty(), "calls are unanswered");
+        workload.check_at_rest(tables(Service::Reservation))?;
+        check_dead_letters(databases, log)?;
         for row in reservations.values() {
-            hold!(row.status != Status::Pending, "r{} is undecided for ever", row.id.0.as_u128());
+            check!(row.status != Status::Pending, "r{} is undecided for ever", row.id.0.as_u128());
         }
-        self.sold(tables(Service::Reservation), tables(Service::Movie))?;
-        notified(tables(Service::Notification), log)?;
-        same_as_the_truth(tables(Service::ReservationList), tables(Service::Reservation))
+        self.check_allocations(tables(Service::Reservation), tables(Service::Movie))?;
+        check_notifications(tables(Service::Notification), log)?;
+        check_reservation_list(tables(Service::ReservationList), tables(Service::Reservation))
     }
 
-    /// What is allocated is what confirmed reservations hold, and the log tells of every ticket.
-    fn sold(&self, reservation: &Tables, movie: &Tables) -> Result<(), Violation> {
+    /// The allocated tickets are those of the confirmed reservations, and the log ends with the movie's version and quantity.
+    fn check_allocations(&self, reservation: &Tables, movie: &Tables) -> Result<(), Violation> {
         for movie in movie.movies.values() {
             let confirmed = reservation
                 .reservations
@@ -165,16 +178,16 @@ impl Checks {
                 .filter(|row| row.request.movie_id == movie.id && row.status == Status::Confirmed);
             let held: i64 = confirmed.map(|row| row.request.count.get()).sum();
             let id = movie.id.0.as_u128();
-            hold!(movie.allocated == held, "m{id} has allocated {}, {held} are confirmed", movie.allocated);
-            let told = self.chains.get(&movie.id).copied();
+            check!(movie.allocated == held, "m{id} has allocated {}, {held} are confirmed", movie.allocated);
+            let in_log = self.movie_versions.get(&movie.id).copied();
             let now = (movie.version, movie.qty);
-            hold!(told == Some(now), "m{id} is at {now:?}, the log at {told:?}");
+            check!(in_log == Some(now), "m{id} is at {now:?}, the log at {in_log:?}");
         }
         Ok(())
     }
 }
 
-const fn rank(status: Status) -> u8 {
+const fn status_rank(status: Status) -> u8 {
     match status {
         Status::Pending => 1,
         Status::Confirmed => 2,
@@ -182,16 +195,16 @@ const fn rank(status: Status) -> u8 {
     }
 }
 
-/// Published + added = left + allocated, and what is allocated is what was decided.
+/// Checks that published + added = left + allocated, and that the allocated tickets are those of the decisions.
 ///
 /// # Errors
-/// The movie whose tickets are more or less than were published and added.
-pub fn ledger(tables: &Tables) -> Result<(), Violation> {
+/// If that is not so for a movie.
+pub fn check_ledger(tables: &Tables) -> Result<(), Violation> {
     for movie in tables.movies.values() {
         let id = movie.id.0.as_u128();
         let all = movie.published + movie.added;
-        hold!(movie.qty >= 0, "m{id} has {} tickets left", movie.qty);
-        hold!(
+        check!(movie.qty >= 0, "m{id} has {} tickets left", movie.qty);
+        check!(
             all == movie.qty + movie.allocated,
             "m{id}: of {all} tickets {} are left and {} allocated",
             movie.qty,
@@ -202,13 +215,13 @@ pub fn ledger(tables: &Tables) -> Result<(), Violation> {
             .values()
             .filter(|decision| decision.movie_id == movie.id && decision.outcome == Outcome::Allocated);
         let decided: i64 = decided.map(|decision| decision.count.get()).sum();
-        hold!(decided == movie.allocated, "m{id} has allocated {}, decided {decided}", movie.allocated);
+        check!(decided == movie.allocated, "m{id} has allocated {}, decided {decided}", movie.allocated);
     }
     Ok(())
 }
 
-/// How far a reservation's own event has come.
-const fn stage(event: &Event) -> Option<u8> {
+/// The place of a reservation's own event in the saga.
+const fn event_rank(event: &Event) -> Option<u8> {
     match event {
         Event::ReservationPlaced(_) => Some(1),
         Event::ReservationConfirmed(_) => Some(2),
@@ -217,27 +230,27 @@ const fn stage(event: &Event) -> Option<u8> {
     }
 }
 
-/// Everything was read; what a service can't apply is among the dead letters, and nothing else is.
-fn buried(databases: &BTreeMap<Service, Database>, log: &Log) -> Result<(), Violation> {
+/// All records are consumed, and the dead letters are exactly the records that a service can't apply.
+fn check_dead_letters(databases: &BTreeMap<Service, Database>, log: &Log) -> Result<(), Violation> {
     let mut poison = BTreeSet::new();
     for (&service, database) in databases {
-        hold!(database.dead_letters.is_empty(), "{service:?} keeps {:?}", database.dead_letters);
+        check!(database.dead_letters.is_empty(), "{service:?} keeps {:?}", database.dead_letters);
         for partition in 0..PARTITIONS {
-            let entries = log.partition(topic(service), partition);
-            let (at, end) = (database.offsets[partition], entries.len());
-            hold!(at == end, "{service:?} is at {at} of {end} in partition {partition}");
-            let poisons =
-                |entry: &Entry| matches!(entry, Entry::Foreign(foreign) if foreign.poisons(service));
-            let places = (0..end).filter(|offset| poisons(&entries[*offset]));
-            poison.extend(places.map(|offset| (service, partition, offset)));
+            let entries = log.partition(topic_consumed_by(service), partition);
+            let (position, end) = (database.offsets[partition], entries.len());
+            check!(position == end, "{service:?} is at {position} of {end} in partition {partition}");
+            let is_poison =
+                |entry: &Entry| matches!(entry, Entry::Foreign(foreign) if foreign.is_poison_for(service));
+            let offsets = (0..end).filter(|offset| is_poison(&entries[*offset]));
+            poison.extend(offsets.map(|offset| (service, partition, offset)));
         }
     }
-    hold!(poison == log.dead_letters, "dead letters are {:?}, poison is {poison:?}", log.dead_letters);
+    check!(poison == log.dead_letters, "dead letters are {:?}, poison is {poison:?}", log.dead_letters);
     Ok(())
 }
 
-/// Every outcome in the log was notified once, and nothing else was.
-fn notified(tables: &Tables, log: &Log) -> Result<(), Violation> {
+/// The notifications are exactly the outcomes in the log.
+fn check_notifications(tables: &Tables, log: &Log) -> Result<(), Violation> {
     let outcomes: BTreeSet<(ReservationId, bool)> = log
         .records()
         .filter_map(|record| match &record.event {
@@ -247,24 +260,24 @@ fn notified(tables: &Tables, log: &Log) -> Result<(), Violation> {
         })
         .collect();
     let notified: BTreeSet<_> = tables.notifications.keys().copied().collect();
-    hold!(outcomes == notified, "{} outcomes, {} notifications", outcomes.len(), notified.len());
-    // What is first in the log is in the saga's order: every outcome is news.
-    hold!(outcomes == tables.mails, "{} outcomes, {} are sent", outcomes.len(), tables.mails.len());
+    check!(outcomes == notified, "{} outcomes, {} notifications", outcomes.len(), notified.len());
+    // First deliveries are in the saga's order, so every outcome is sent.
+    check!(outcomes == tables.mails, "{} outcomes, {} are sent", outcomes.len(), tables.mails.len());
     Ok(())
 }
 
-/// The list equals the reservations' own truth.
+/// Checks that the reservation list agrees with the reservations.
 ///
 /// # Errors
-/// The reservation that is listed otherwise than it stands.
-pub fn same_as_the_truth(list: &Tables, truth: &Tables) -> Result<(), Violation> {
+/// If a reservation is missing in the list, or has another status there.
+pub fn check_reservation_list(list: &Tables, reservation: &Tables) -> Result<(), Violation> {
     let listed: BTreeMap<_, _> = list.list.iter().map(|(id, row)| (*id, row.status.as_str())).collect();
     let ended: BTreeMap<_, _> =
-        truth.reservations.iter().map(|(id, row)| (*id, row.status.as_str())).collect();
+        reservation.reservations.iter().map(|(id, row)| (*id, row.status.as_str())).collect();
     for (id, status) in &ended {
         let shown = listed.get(id).copied();
-        hold!(shown == Some(*status), "r{} is {status}, listed as {shown:?}", id.0.as_u128());
+        check!(shown == Some(*status), "r{} is {status}, listed as {shown:?}", id.0.as_u128());
     }
-    hold!(listed.len() == ended.len(), "{} have ended, {} are listed", ended.len(), listed.len());
+    check!(listed.len() == ended.len(), "{} have ended, {} are listed", ended.len(), listed.len());
     Ok(())
 }

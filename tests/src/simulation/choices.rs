@@ -1,5 +1,5 @@
-//! Where every decision of a schedule comes from: a seed, or choices that were recorded before. A schedule is the
-//! list of its choices, so that a shorter list with the same end is a simpler schedule.
+//! The source of every choice in a schedule: a seed, or a recorded list. A schedule is the list of its choices, so that a
+//! shorter list is a simpler schedule.
 
 /// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
 #[derive(Clone, Debug)]
@@ -18,11 +18,11 @@ impl SplitMix64 {
 #[derive(Clone, Debug)]
 enum Source {
     Seed(SplitMix64),
-    /// From a list; nought when it is used up.
-    List(usize),
+    /// The next index in the recorded list. Every choice after its end is 0.
+    Recorded(usize),
 }
 
-/// What is chosen, in order.
+/// The choices of a schedule, in order.
 #[derive(Clone, Debug)]
 pub struct Choices {
     source: Source,
@@ -30,15 +30,15 @@ pub struct Choices {
 }
 
 impl Choices {
-    pub fn of_seed(seed: u64) -> Self {
+    pub fn from_seed(seed: u64) -> Self {
         Self { source: Source::Seed(SplitMix64(seed)), made: Vec::new() }
     }
 
-    pub fn again(made: Vec<u32>) -> Self {
-        Self { source: Source::List(0), made }
+    pub fn replay(made: Vec<u32>) -> Self {
+        Self { source: Source::Recorded(0), made }
     }
 
-    /// 0 to `bound - 1`; 0 if `bound` is.
+    /// A number below `bound`; 0 if `bound` is 0.
     pub fn below(&mut self, bound: usize) -> usize {
         let bound = bound.max(1);
         match &mut self.source {
@@ -47,23 +47,23 @@ impl Choices {
                 self.made.push(choice);
                 choice as usize
             }
-            Source::List(at) => {
-                let choice = self.made.get(*at).copied().unwrap_or_default();
-                *at += 1;
+            Source::Recorded(index) => {
+                let choice = self.made.get(*index).copied().unwrap_or_default();
+                *index += 1;
                 choice as usize % bound
             }
         }
     }
 
-    /// Whether something happens that does so once in `times`.
+    /// Whether something happens whose probability is 1 in `times`.
     pub fn once_in(&mut self, times: usize) -> bool {
-        // Nought, which simpler schedules choose, is no.
+        // The choice 0, which shrunk schedules prefer, means no.
         self.below(times) == times - 1
     }
 
-    /// Whether a list is used up.
-    pub fn over(&self) -> bool {
-        matches!(self.source, Source::List(at) if at >= self.made.len())
+    /// Whether a recorded list is used up.
+    pub fn is_exhausted(&self) -> bool {
+        matches!(self.source, Source::Recorded(index) if index >= self.made.len())
     }
 
     pub fn made(&self) -> &[u32] {
@@ -76,12 +76,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_recorded_schedule_is_chosen_again() {
-        let mut first = Choices::of_seed(7);
+    fn a_recorded_schedule_is_replayed() {
+        let mut first = Choices::from_seed(7);
         let chosen: Vec<_> = (1..100).map(|bound| first.below(bound)).collect();
-        let mut again = Choices::again(first.made().to_vec());
-        assert_eq!((1..100).map(|bound| again.below(bound)).collect::<Vec<_>>(), chosen);
-        assert!(again.over());
-        assert_eq!(again.below(9), 0);
+        let mut replayed = Choices::replay(first.made().to_vec());
+        assert_eq!((1..100).map(|bound| replayed.below(bound)).collect::<Vec<_>>(), chosen);
+        assert!(replayed.is_exhausted());
+        assert_eq!(replayed.below(9), 0);
     }
 }

@@ -1,67 +1,67 @@
-//! How things are called in a history.
+//! Descriptions of records and steps, as a history shows them.
 
 use shared_events::Event;
 
-use crate::simulation::bus::{Entry, Record};
-use crate::simulation::calls::Call;
+use crate::simulation::log::{Entry, Record};
 use crate::simulation::tables::Work;
+use crate::simulation::workload::Call;
 
 /// `TicketsAllocated of r3 (#7)`.
-pub fn short(record: &Record) -> String {
-    let about = match record.event.reservation_id() {
+pub fn describe_record(record: &Record) -> String {
+    let subject = match record.event.reservation_id() {
         Some(id) => format!("r{}", id.0.as_u128()),
         None => format!("m{}", record.event.movie_id().0.as_u128()),
     };
-    format!("{} of {about} (#{})", record.event.event_type(), record.id.0)
+    format!("{} of {subject} (#{})", record.event.event_type(), record.id.0)
 }
 
-/// What a transaction is asked to do.
-pub fn work(work: &Work) -> String {
+/// The input of a transaction.
+pub fn describe_work(work: &Work) -> String {
     match work {
         Work::Reservation(inputs) => {
-            listed(inputs.iter().map(|input| Call::described(input.id, &input.command)))
+            joined(inputs.iter().map(|input| Call::describe(input.id, &input.command)))
         }
-        Work::Place(requests) => listed(requests.iter().map(|placing| {
-            let call = Call::described(placing.input.id, &placing.input.command);
-            match &placing.key {
+        Work::Place(requests) => joined(requests.iter().map(|request| {
+            let call = Call::describe(request.input.id, &request.input.command);
+            match &request.key {
                 Some(key) => format!("{call} under {}", key.scoped_key().1),
                 None => call,
             }
         })),
-        Work::Movie(inputs) => listed(inputs.iter().map(|input| {
+        Work::Movie(inputs) => joined(inputs.iter().map(|input| {
             let command = format!("{:?}", input.command);
             let name = command.split_whitespace().next().unwrap_or_default().to_lowercase();
             format!("{name} m{}", input.command.movie_id().0.as_u128())
         })),
         Work::Batch(_, batch) => {
             let names = batch.iter().map(|delivery| delivery.event.event_type()).zip(batch);
-            listed(names.map(|(name, delivery)| format!("{name} (#{})", delivery.id.0)))
+            joined(names.map(|(name, delivery)| format!("{name} (#{})", delivery.id.0)))
         }
         Work::Sweep => "the deadlines".to_owned(),
     }
 }
 
-fn listed(names: impl Iterator<Item = String>) -> String {
+fn joined(names: impl Iterator<Item = String>) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
-/// What a transaction tells.
-pub fn rows(rows: &[(u64, Record)]) -> String {
+/// The outbox rows of a transaction.
+pub fn describe_rows(rows: &[(u64, Record)]) -> String {
     if rows.is_empty() {
         return "no event".to_owned();
     }
-    listed(rows.iter().map(|(seq, record)| format!("{} at seq {seq}", short(record))))
+    joined(rows.iter().map(|(seq, record)| format!("{} at seq {seq}", describe_record(record))))
 }
 
-pub fn entry(entry: &Entry) -> String {
+pub fn describe_entry(entry: &Entry) -> String {
     match entry {
-        Entry::Ours(record) => short(record),
+        Entry::Own(record) => describe_record(record),
         Entry::Foreign(foreign) => format!("{foreign:?}"),
     }
 }
 
-/// For the tally: an event's type, and a cancellation's reason.
-pub const fn kind(event: &Event) -> &'static str {
+/// The name of an event in the coverage: its type, or a cancellation's reason.
+pub const fn coverage_name(event: &Event) -> &'static str {
     use shared_events::CancelReason as Reason;
     match event {
         Event::ReservationCancelled(event) => match event.reason {

@@ -1,23 +1,24 @@
-//! Makes a failing schedule shorter: leaves choices out, in ever smaller pieces, and makes the others smaller, as
-//! long as it still fails. It need not be the same fault: the simplest one is worth the most.
+//! Shrinks a failing schedule: removes choices, in ever smaller pieces, and decreases the others, as long as the schedule
+//! still fails. The failure need not be the same: the simplest one is the most useful.
 
 use crate::simulation::choices::Choices;
-use crate::simulation::play;
+use crate::simulation::run_schedule;
 
-/// Schedules that are tried at most.
-const TRIES: usize = 4_000;
+/// The maximum of schedules to run.
+const ATTEMPTS_MAX: usize = 4_000;
 
-/// The shortest list found that fails.
+/// The shortest failing list that it finds.
 pub fn shrink(found: &[u32]) -> Vec<u32> {
     let mut best = found.to_vec();
-    let mut tries = 0;
+    let mut attempts = 0;
     let mut fails = |choices: &[u32]| {
-        tries += 1;
-        (tries <= TRIES).then(|| play(Choices::again(choices.to_vec()), false).ended.is_err())
+        attempts += 1;
+        (attempts <= ATTEMPTS_MAX)
+            .then(|| run_schedule(Choices::replay(choices.to_vec()), false).result.is_err())
     };
     loop {
         let before = best.clone();
-        if without_pieces(&mut best, &mut fails).is_none() || smaller(&mut best, &mut fails).is_none() {
+        if remove_pieces(&mut best, &mut fails).is_none() || decrease(&mut best, &mut fails).is_none() {
             return best;
         }
         if best == before {
@@ -26,18 +27,18 @@ pub fn shrink(found: &[u32]) -> Vec<u32> {
     }
 }
 
-/// `None`: enough was tried.
-fn without_pieces(best: &mut Vec<u32>, fails: &mut impl FnMut(&[u32]) -> Option<bool>) -> Option<()> {
+/// `None` if the attempts are used up.
+fn remove_pieces(best: &mut Vec<u32>, fails: &mut impl FnMut(&[u32]) -> Option<bool>) -> Option<()> {
     let mut size = best.len() / 2;
     while size > 0 {
-        let mut at = 0;
-        while at < best.len() {
+        let mut start = 0;
+        while start < best.len() {
             let mut shorter = best.clone();
-            shorter.drain(at..(at + size).min(best.len()));
+            shorter.drain(start..(start + size).min(best.len()));
             if fails(&shorter)? {
                 *best = shorter;
             } else {
-                at += size;
+                start += size;
             }
         }
         size /= 2;
@@ -45,14 +46,15 @@ fn without_pieces(best: &mut Vec<u32>, fails: &mut impl FnMut(&[u32]) -> Option<
     Some(())
 }
 
-fn smaller(best: &mut [u32], fails: &mut impl FnMut(&[u32]) -> Option<bool>) -> Option<()> {
-    for at in 0..best.len() {
-        for value in [0, best[at] / 2] {
-            let before = best[at];
+/// `None` if the attempts are used up.
+fn decrease(best: &mut [u32], fails: &mut impl FnMut(&[u32]) -> Option<bool>) -> Option<()> {
+    for index in 0..best.len() {
+        for value in [0, best[index] / 2] {
+            let before = best[index];
             if value < before {
-                best[at] = value;
+                best[index] = value;
                 if !fails(best)? {
-                    best[at] = before;
+                    best[index] = before;
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! A log with partitions, and what stands between it and a database: an outbox and its relays.
+//! Kafka as lists: topics with partitions. And what connects a database with them: an outbox and its relays.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,10 +12,10 @@ use crate::simulation::tables::Service;
 
 pub const PARTITIONS: usize = 2;
 
-/// Relays of one outbox: a key's rows are in one shard.
+/// Shards of an outbox. All rows of a key are in one shard.
 pub const SHARDS: usize = 2;
 
-/// A record, or the outbox row that becomes one. Its `ce_id` is made once, with the row.
+/// A record, or the outbox row that becomes one. The row already has its `ce_id`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     pub id: EventId,
@@ -24,7 +24,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// As it reaches a service.
+    /// The record as a service receives it.
     pub fn delivery(&self) -> Delivery {
         // Traces change no decision.
         let trace = TraceParent::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
@@ -33,74 +33,77 @@ impl Record {
     }
 }
 
-/// What none of the services has written. Numbered: each is about a reservation of its own, if about one at all.
+/// A record that no service has written. The number makes its reservation unique, if it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Foreign {
-    /// No event.
+pub enum ForeignRecord {
+    /// Not a valid event.
     Broken,
-    /// An event of a type that is still to come.
+    /// An event of a type that these services don't know.
     Unknown,
-    /// An event with a text that PostgreSQL refuses.
+    /// An event with a text that PostgreSQL rejects.
     Refused(u128),
-    /// An answer about a reservation that there never was.
+    /// An allocation of a reservation that doesn't exist.
     Stray(u128),
 }
 
-impl Foreign {
-    /// As the production code reads it.
+impl ForeignRecord {
+    /// Decodes it with the production code.
     ///
     /// # Errors
-    /// No event.
+    /// If it is not a valid event.
     pub fn decode(self) -> Result<DecodedRecord, Malformed> {
         let value = match self {
             Self::Broken => br#"{"eventType":"ReservationPlaced","count":0}"#.to_vec(),
             Self::Unknown => br#"{"eventType":"SeatsSwapped"}"#.to_vec(),
             Self::Refused(number) => {
                 let golden = include_str!("../../../shared-events/golden/ReservationConfirmed.v1.json");
-                about(golden, number, "\0")
+                golden_event_for(golden, number, "\0")
             }
-            Self::Stray(number) => {
-                about(include_str!("../../../shared-events/golden/TicketsAllocated.v1.json"), number, "7")
-            }
+            Self::Stray(number) => golden_event_for(
+                include_str!("../../../shared-events/golden/TicketsAllocated.v1.json"),
+                number,
+                "7",
+            ),
         };
         record::Record { value: Some(value), ..record::Record::default() }.decode("log")
     }
 
-    /// Whether the service can't use it, however often it tries.
-    pub fn poisons(self, service: Service) -> bool {
+    /// Whether the service can never apply it.
+    pub fn is_poison_for(self, service: Service) -> bool {
         match self {
             Self::Broken => true,
-            // Who writes the text.
+            // These services store the text.
             Self::Refused(_) => matches!(service, Service::Notification | Service::ReservationList),
             Self::Unknown | Self::Stray(_) => false,
         }
     }
 }
 
-fn about(golden: &str, number: u128, user: &str) -> Vec<u8> {
+fn golden_event_for(golden: &str, number: u128, user: &str) -> Vec<u8> {
     let mut event: serde_json::Value = serde_json::from_str(golden).expect("a golden event is JSON");
-    event["reservationId"] = Uuid::from_u128(STRANGERS + number).to_string().into();
+    event["reservationId"] = Uuid::from_u128(FIRST_UNPLACED + number).to_string().into();
     event["userId"] = user.into();
     event.to_string().into_bytes()
 }
 
-/// Reservations from here on were never placed.
-const STRANGERS: u128 = 1_000_000;
+/// No reservation with this or a higher number is ever placed.
+const FIRST_UNPLACED: u128 = 1_000_000;
 
-/// What lies at an offset.
+/// A record at an offset.
 #[derive(Clone, Debug)]
 pub enum Entry {
-    Ours(Record),
-    Foreign(Foreign),
+    /// Written by a service.
+    Own(Record),
+    Foreign(ForeignRecord),
 }
 
-/// Whose it is, and where its record lies.
+/// The consumer, and the partition and offset of its record.
 pub type DeadLetter = (Service, usize, usize);
 
 #[derive(Clone, Debug, Default)]
 pub struct Log {
     topics: [[Vec<Entry>; PARTITIONS]; 2],
-    /// More than one may be the same.
+    /// A set, as a dead letter may be sent twice.
     pub dead_letters: BTreeSet<DeadLetter>,
 }
 
@@ -110,18 +113,18 @@ impl Log {
     }
 
     pub fn append(&mut self, record: Record) {
-        let partition = place(record.event.movie_id()) % PARTITIONS;
-        self.topics[index(record.event.topic())][partition].push(Entry::Ours(record));
+        let partition = key_hash(record.event.movie_id()) % PARTITIONS;
+        self.topics[index(record.event.topic())][partition].push(Entry::Own(record));
     }
 
-    pub fn put(&mut self, topic: Topic, partition: usize, foreign: Foreign) {
+    pub fn append_foreign(&mut self, topic: Topic, partition: usize, foreign: ForeignRecord) {
         self.topics[index(topic)][partition].push(Entry::Foreign(foreign));
     }
 
-    /// The services' own.
+    /// The records that services have written.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         let entries = self.topics.iter().flatten().flatten();
-        entries.filter_map(|entry| if let Entry::Ours(record) = entry { Some(record) } else { None })
+        entries.filter_map(|entry| if let Entry::Own(record) = entry { Some(record) } else { None })
     }
 }
 
@@ -132,30 +135,30 @@ fn index(topic: Topic) -> usize {
     }
 }
 
-/// As good as a hash: the simulation's movies are numbered.
-pub fn place(movie: MovieId) -> usize {
+/// The movie's number serves as its hash.
+pub fn key_hash(movie: MovieId) -> usize {
     movie.0.as_u128() as usize
 }
 
-/// Where a relay finds an outbox row.
+/// The shard of an outbox row.
 pub fn shard_of(record: &Record) -> usize {
-    place(record.event.movie_id()) / PARTITIONS % SHARDS
+    key_hash(record.event.movie_id()) / PARTITIONS % SHARDS
 }
 
-/// What is committed and not yet known to be sent, by `seq`.
+/// The committed rows whose sending is not confirmed yet, by `seq`.
 pub type Outbox = BTreeMap<u64, Record>;
 
-/// What a service reads.
-pub const fn topic(service: Service) -> Topic {
+/// The topic that a service consumes.
+pub const fn topic_consumed_by(service: Service) -> Topic {
     match service {
         Service::Reservation => Topic::Movies,
         Service::Movie | Service::Notification | Service::ReservationList => Topic::Reservations,
     }
 }
 
-/// A relay's batch on its way: it was read under the shard's lock, and is sent whether or not that still holds.
+/// The batch that a relay is sending. It was read under the shard's lock. It is sent even if the lock is lost.
 #[derive(Clone, Debug, Default)]
-pub struct Sending {
-    pub batch: Vec<(u64, Record)>,
+pub struct RelayBatch {
+    pub rows: Vec<(u64, Record)>,
     pub sent: usize,
 }
