@@ -139,12 +139,8 @@ pub(crate) async fn one_record_within_a_batch(environment: &Environment) -> anyh
         reply["eventType"] = json!("AllocationRejected");
         reply["reason"] = json!("OUT_OF_STOCK");
         forged_replies.push(MalformedRecord::new(movie, bytes(&reply), MOVIE_CONSUMERS, "byte sequence"));
-        forged_replies.push(MalformedRecord::new(
-            movie,
-            bytes(&json!({"eventType": "SeatsAssigned"})),
-            &[],
-            "",
-        ));
+        let unknown = bytes(&json!({"eventType": "SeatsAssigned"}));
+        forged_replies.push(MalformedRecord::new(movie, unknown, &[], ""));
     }
     for record in &forged_replies {
         records::produce(&producer, &movies, &record.entry).await?;
