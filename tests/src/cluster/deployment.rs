@@ -17,7 +17,7 @@ pub(super) const ROLLOUT_TIMEOUT: Duration = Duration::from_secs(300);
 /// The names of the pods that scenarios start.
 pub(super) const DEMO: &str = "demo";
 pub(super) const LOAD: &str = "load";
-pub(super) const EXPORTS: &str = "asking";
+pub(super) const EXPORTS: &str = "exports";
 
 pub(super) struct Deployment<'a> {
     pub(super) options: &'a Options,
