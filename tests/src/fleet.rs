@@ -226,7 +226,7 @@ impl Fleet {
             }
         }
         ensure_no_panic(self.scratch.path())?;
-        schema_conformance::validate_topics(&self.config).await
+        schema_conformance::validate_topics(&self.config.bootstrap, &self.config.prefix).await
     }
 }
 

@@ -12,7 +12,6 @@ use shared_events::topic::DEAD_LETTER_SUFFIX;
 use shared_events::{Decoded, Event, Topic, Topics, decode};
 
 use crate::log::{self, Entry};
-use crate::theater::TheaterConfig;
 
 /// The topics of this process, and the records in them.
 #[derive(Default)]
@@ -41,15 +40,15 @@ pub fn exclude_record(topic: &str, partition: i32, offset: i64) {
     state().excluded.insert((topic.to_owned(), partition, offset));
 }
 
-/// Validates all records in a theater's topics.
+/// Validates all records in the topics with this prefix, on the Kafka at `bootstrap`.
 ///
 /// # Errors
 /// If a record violates its schema.
-pub(crate) async fn validate_topics(config: &TheaterConfig) -> anyhow::Result<()> {
-    let topics = Topics::new(&config.prefix);
+pub(crate) async fn validate_topics(bootstrap: &str, prefix: &str) -> anyhow::Result<()> {
+    let topics = Topics::new(prefix);
     for topic in Topic::ALL {
         for name in [topics.name(topic), topics.dead_letters(topic)] {
-            for entry in log::read(&config.bootstrap, &name).await? {
+            for entry in log::read(bootstrap, &name).await? {
                 if state().excluded.contains(&(name.clone(), entry.partition, entry.offset)) {
                     state().skipped += 1;
                     continue;
@@ -62,7 +61,7 @@ pub(crate) async fn validate_topics(config: &TheaterConfig) -> anyhow::Result<()
             }
         }
     }
-    state().theaters.insert(config.prefix.clone(), true);
+    state().theaters.insert(prefix.to_owned(), true);
     Ok(())
 }
 

@@ -14,27 +14,30 @@
 //! - [`choices`]: the source of all choices; [`shrink`]: shortens a list of them.
 //! - [`runner`]: runs many schedules on all cores.
 //! - [`simulated_theater`]: one theater and its steps; [`workload`]: the calls of customers and vendors.
-//! - [`tables`]: databases as maps, around the production folds; [`log`]: topics, outboxes and relays.
-//! - [`checks`]: the invariant checks; [`coverage`]: counts what happened, so that no fault disappears unnoticed.
+//! - [`database`]: one service's database; [`tables`]: its tables as maps, around the production folds; [`log`]: topics,
+//!   outboxes and relays.
+//! - [`checks`]: the invariant checks; [`violation`]: what they find; [`coverage`]: counts what happened, so that no fault disappears unnoticed.
 //! - [`history`]: descriptions of steps and records.
 
 pub mod checks;
 pub mod choices;
 pub mod coverage;
+pub mod database;
 pub mod history;
 pub mod log;
 pub mod runner;
 pub mod shrink;
 pub mod simulated_theater;
 pub mod tables;
+pub mod violation;
 pub mod workload;
 
 use std::fmt;
 
-use checks::Violation;
 use choices::Choices;
 use coverage::Coverage;
 use simulated_theater::SimulatedTheater;
+use violation::Violation;
 
 /// The minimum of chosen steps of a schedule. Some steps find nothing to do.
 const CHOSEN_STEPS_MIN: usize = 160;

@@ -222,7 +222,7 @@ impl Theater {
     /// If any of this fails.
     pub async fn stop(self) -> anyhow::Result<()> {
         stop(self.services).await?;
-        schema_conformance::validate_topics(&self.config).await
+        schema_conformance::validate_topics(&self.config.bootstrap, &self.config.prefix).await
     }
 }
 

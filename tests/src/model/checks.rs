@@ -6,8 +6,9 @@ use reservation::reservation::{self as reservation_domain, Status};
 use reservation_list::projection;
 use shared_events::{CancelReason, Event, ReservationId};
 
-use crate::simulation::checks::{self, Violation, check};
+use crate::simulation::checks;
 use crate::simulation::tables::{Tables, Work, Writes};
+use crate::simulation::violation::{Violation, check};
 
 /// The maximum of reservations in a case. They are numbered from 1.
 pub const RESERVATIONS_MAX: usize = 4;

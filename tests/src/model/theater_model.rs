@@ -13,8 +13,8 @@ use crate::model::event_queue::{EventNumber, EventQueue, EventSet};
 use crate::model::state::{Action, PARTITIONS_MAX, SERVICES, State};
 use crate::model::transactions::{TransactionInput, Transactions};
 use crate::model::{Case, Faults, Scheduling};
-use crate::simulation::checks::Violation;
 use crate::simulation::tables::Service;
+use crate::simulation::violation::Violation;
 use crate::simulation::workload::Call;
 
 pub struct TheaterModel {

@@ -18,8 +18,8 @@ use uuid::Uuid;
 use crate::model::checks::{self, AllProgress};
 use crate::model::event_queue::{EventNumber, EventQueue, EventSet};
 use crate::model::interner::Interner;
-use crate::simulation::checks::Violation;
 use crate::simulation::tables::{self, Locks, Service, Tables, Work, Writes};
+use crate::simulation::violation::Violation;
 use crate::simulation::workload::Call;
 
 /// The function that decides: the production folds, or a faulty one that a test expects to be found.

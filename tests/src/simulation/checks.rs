@@ -8,35 +8,12 @@ use reservation_list::projection;
 use shared_events::{Event, MovieId, ReservationId};
 
 use crate::simulation::coverage::Coverage;
+use crate::simulation::database::Database;
 use crate::simulation::history::describe_record;
 use crate::simulation::log::{Entry, Log, PARTITIONS, Record, topic_consumed_by};
-use crate::simulation::simulated_theater::Database;
 use crate::simulation::tables::{Service, Tables};
+use crate::simulation::violation::{Violation, check};
 use crate::simulation::workload::Workload;
-
-/// A violated invariant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation(String);
-
-impl Violation {
-    pub const fn new(message: String) -> Self {
-        Self(message)
-    }
-
-    pub fn message(&self) -> &str {
-        &self.0
-    }
-}
-
-/// Returns a [`Violation`] unless the condition holds.
-macro_rules! check {
-    ($condition:expr, $($arg:tt)+) => {
-        if !$condition {
-            return Err(Violation::new(format!($($arg)+)));
-        }
-    };
-}
-pub(crate) use check;
 
 /// The invariant checks, and what they have seen before.
 #[derive(Debug, Default)]

@@ -10,12 +10,14 @@ use chrono::{DateTime, TimeDelta, Utc};
 use reservation::reservation as reservation_domain;
 use shared_events::{EventId, Timestamp};
 
-use crate::simulation::checks::{InvariantChecks, Violation};
+use crate::simulation::checks::InvariantChecks;
 use crate::simulation::choices::Choices;
 use crate::simulation::coverage::Coverage;
+use crate::simulation::database::Database;
 use crate::simulation::history;
-use crate::simulation::log::{DeadLetter, Log, Outbox, PARTITIONS, Record, RelayBatch, SHARDS};
-use crate::simulation::tables::{self, Locks, Service, Tables, Work, Writes};
+use crate::simulation::log::{DeadLetter, Log, PARTITIONS, Record, RelayBatch, SHARDS};
+use crate::simulation::tables::{self, Locks, Service, Work, Writes};
+use crate::simulation::violation::Violation;
 use crate::simulation::workload::Workload;
 
 const REPLICAS: usize = 2;
@@ -23,20 +25,6 @@ const REPLICAS: usize = 2;
 const BATCH_MAX: usize = 4;
 /// The maximum of open transactions.
 const OPEN_TRANSACTIONS_MAX: usize = 6;
-
-#[derive(Clone, Debug, Default)]
-pub struct Database {
-    pub tables: Tables,
-    pub outbox: Outbox,
-    /// The dead letters whose sending is not confirmed yet.
-    pub dead_letters: Vec<DeadLetter>,
-    last_seq: u64,
-    /// The highest `seq` of a row that a relay has read.
-    highest_read_seq: u64,
-    pub offsets: [usize; PARTITIONS],
-    /// The replica that holds the lock of each shard.
-    shard_owners: [Option<usize>; SHARDS],
-}
 
 #[derive(Clone, Debug)]
 struct Replica {

@@ -9,10 +9,10 @@ use reservation::reservation as reservation_domain;
 use shared_events::{Count, DeliveryId, MovieId, Origin, ReservationId};
 use uuid::Uuid;
 
-use crate::simulation::checks::Violation;
 use crate::simulation::choices::Choices;
 use crate::simulation::coverage::Coverage;
 use crate::simulation::tables::{Service, Tables, Work, Writes};
+use crate::simulation::violation::Violation;
 use crate::simulation::workload::idempotency_keys::{Body, IdempotencyKeys, KeyNumber};
 
 /// Movies that calls name. The last one is never published.

@@ -4,9 +4,9 @@ use chrono::TimeDelta;
 use reservation::reservation::{Reservation, Status};
 
 use super::{BATCH_MAX, SimulatedTheater};
-use crate::simulation::checks::Violation;
 use crate::simulation::log::{PARTITIONS, SHARDS};
 use crate::simulation::tables::{DEADLINE_SECS, Service};
+use crate::simulation::violation::Violation;
 
 /// The theater must be at rest after this number of rounds.
 const ROUNDS: usize = 200;

@@ -3,10 +3,10 @@
 use chrono::TimeDelta;
 
 use super::SimulatedTheater;
-use crate::simulation::checks::Violation;
 use crate::simulation::history::describe_record;
 use crate::simulation::log::{PARTITIONS, SHARDS};
 use crate::simulation::tables::Service;
+use crate::simulation::violation::Violation;
 
 impl SimulatedTheater {
     pub(super) fn advance_clock(&mut self) -> bool {

@@ -1,10 +1,10 @@
 //! Relays. A relay that has lost the lock of its shard goes on sending its batch.
 
 use super::{BATCH_MAX, SimulatedTheater};
-use crate::simulation::checks::Violation;
 use crate::simulation::history::describe_record;
 use crate::simulation::log::{Record, RelayBatch, SHARDS, shard_of};
 use crate::simulation::tables::Service;
+use crate::simulation::violation::Violation;
 
 impl SimulatedTheater {
     pub(super) fn relay_any(&mut self) -> Result<bool, Violation> {

@@ -10,10 +10,10 @@ use reservation::reservation as reservation_domain;
 use service_kit::messaging::IdempotencyKey;
 use shared_events::{Count, MovieId, Origin, ReservationId};
 
-use crate::simulation::checks::{Violation, check};
 use crate::simulation::choices::Choices;
 use crate::simulation::coverage::Coverage;
 use crate::simulation::tables::Tables;
+use crate::simulation::violation::{Violation, check};
 use crate::simulation::workload::request;
 
 /// The maximum of keys in a schedule: few, so that calls share them.
