@@ -1,8 +1,8 @@
-"""Finds import circles between the modules of each crate: imports.py [CRATE…].
+"""Finds import cycles between the modules of each crate: imports.py [CRATE…].
 
 At each level of the module tree, a module is one node together with everything below it. A path into a sibling is an edge.
 A module and its parent may use each other: that is how a folder's own file and its parts belong together. Unit tests are not
-looked at.
+checked.
 """
 
 import pathlib
@@ -85,7 +85,7 @@ def edges(crate):
     return graph
 
 
-def circles(children):
+def cycles(children):
     """The groups of children that reach one another."""
 
     def reached(child):
@@ -107,19 +107,19 @@ def circles(children):
 
 def main():
     members = tomllib.loads(pathlib.Path("Cargo.toml").read_text())["workspace"]["members"]
-    found = looked_at = 0
+    found = checked = 0
     for crate in sys.argv[1:] or members:
         for parent, children in edges(crate).items():
-            looked_at += len(children)
-            for circle in circles(children):
+            checked += len(children)
+            for cycle in cycles(children):
                 found += 1
-                print("::".join((crate, *parent)) + ": " + " ↔ ".join(sorted(circle)), file=sys.stderr)
-                for child in sorted(circle):
-                    for used in sorted(circle & children[child].keys()):
+                print("::".join((crate, *parent)) + ": " + " ↔ ".join(sorted(cycle)), file=sys.stderr)
+                for child in sorted(cycle):
+                    for used in sorted(cycle & children[child].keys()):
                         print(f"    {children[child][used]}", file=sys.stderr)
-    if found or not looked_at:
-        sys.exit(f"imports: {found} circles, {looked_at} modules with imports")
-    print(f"imports: no circle among {looked_at} modules")
+    if found or not checked:
+        sys.exit(f"imports: {found} cycles, {checked} modules with imports")
+    print(f"imports: no cycle among {checked} modules")
 
 
 main()

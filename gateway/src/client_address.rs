@@ -15,7 +15,7 @@ pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwar
 /// One address or a CIDR block: `10.0.0.7`, `10.0.0.0/8`, `fd00::/8`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
-    /// An IPv4 address is to_ipv6 to IPv6, so that one comparison covers both.
+    /// An IPv4 address is mapped to IPv6, so that one comparison covers both.
     bits: u128,
     prefix: u32,
 }

@@ -41,7 +41,7 @@ use upstream_request::UpstreamRequest;
 /// The most bytes of a service's OpenAPI document, which has some 60 KiB.
 const OPENAPI_BYTES_MAX: usize = 1024 * 1024;
 
-/// What a route needs to forward its requests.
+/// The dependencies of a route that forwards its requests.
 pub(crate) struct Proxy {
     pub(crate) client: Client,
     pub(crate) upstreams: Arc<Upstreams>,

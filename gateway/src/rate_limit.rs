@@ -4,8 +4,8 @@
 //! the theoretical arrival time of the next request. Evenly spaced requests are never limited; after a pause a client
 //! may burst one second's quota.
 //!
-//! Not the crate `governor`: its stores can't cap the number of clients, so the map, its sweep and the cap would stay
-//! by hand, and only the five lines of arithmetic would go.
+//! Not by the crate `governor`: its stores can't cap the number of clients, so the map, its sweep and the cap would still be
+//! needed here. It would replace five lines of arithmetic.
 
 use std::{
     collections::HashMap,

@@ -24,7 +24,7 @@ use crate::{
     upstream::Upstreams,
 };
 
-/// What all workers share. Each worker builds its own HTTP clients from it.
+/// The state that all workers share. Each worker builds its own HTTP clients from it.
 #[derive(Clone)]
 pub(crate) struct Gateway {
     timeouts: Timeouts,

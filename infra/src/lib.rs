@@ -1,4 +1,4 @@
-//! What surrounds the services: the one-process launcher, and the brokers and databases that it can start.
+//! The services' environment: the one-process launcher, and the brokers and databases that it can start.
 //!
 //! # Layout
 //!

@@ -148,7 +148,7 @@ impl RecordReader {
             .any(|(partition, (_, end))| self.positions.get(partition).is_some_and(|position| position < end))
         {
             let record = timeout(QUERY_TIMEOUT, self.next());
-            records.push(record.await.map_err(|_| anyhow!("Kafka does not give what it has"))??);
+            records.push(record.await.map_err(|_| anyhow!("Kafka did not return its records in time"))??);
         }
         Ok(records)
     }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache;
 use crate::supervise::TempPath;
 
-/// What another process needs to know about a running theater.
+/// The description of a running theater, for other processes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunningTheater {

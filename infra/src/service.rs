@@ -1,4 +1,4 @@
-//! The five services, and what they are called.
+//! The five services, and their names.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {

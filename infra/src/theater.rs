@@ -25,7 +25,7 @@ use databases::{Databases, exit_error};
 /// The number of partitions of the topics that a theater creates.
 const PARTITIONS: i32 = 12;
 
-/// What a theater is started for.
+/// The purpose of a theater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// On the default ports, with a runtime file by which `tail` finds it.
@@ -168,7 +168,7 @@ impl Theater {
     }
 }
 
-/// What was started, and its addresses.
+/// The started servers, and their addresses.
 impl fmt::Display for Theater {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let gateway = self.gateway();
@@ -197,8 +197,8 @@ impl fmt::Display for Theater {
     }
 }
 
-/// Whether the databases are removed at the end: those of a private server, and those beside the embedded broker, which
-/// loses its records.
+/// Whether the databases are removed at the end: those of a private server, and those used with the embedded broker,
+/// which loses its records.
 fn is_temporary(options: &LauncherOptions) -> bool {
     options.data.is_none() && (options.postgres.is_none() || options.kafka() == Kafka::Embedded)
 }

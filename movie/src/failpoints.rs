@@ -6,9 +6,9 @@ service_kit::failpoints! {
     COMMIT_BACKFILL = "movie.commit-backfill";
     /// Inserts a published movie.
     INSERT = "movie.insert";
-    /// Updates what sales and deliveries change of movies.
+    /// Updates the columns that sales and deliveries change.
     UPDATE = "movie.update";
-    /// Updates what the vendor changes of movies.
+    /// Updates the columns that the vendor edits.
     EDIT = "movie.edit";
     /// Saves the search texts of movies.
     SAVE_SEARCH_TEXT = "movie.save-search-text";

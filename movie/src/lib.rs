@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //!
-//! - [`movie`]: what a movie decides. Pure: every pair of state and command has an arm, and repeated events change
+//! - [`movie`]: the domain logic. Pure: every pair of state and command has an arm, and repeated events change
 //!   nothing. The stock is decremented here.
 //! - [`unit_of_work`]: load, fold, save, commit: the only way in which movies change.
 //! - [`store`]: the SQL; its `catalogue` searches and lists.

@@ -1,4 +1,4 @@
-//! What a movie decides. Pure and total: [`fold`] has an arm for every pair of state and command.
+//! The domain logic of a movie. Pure and total: [`fold`] has an arm for every pair of state and command.
 //!
 //! - The stock is decremented in `allocate`, and incremented in `release` and `deliver`.
 //! - A repeated event or call changes nothing and publishes no event: the arms say "Repeated". A placement or cancellation

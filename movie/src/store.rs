@@ -175,7 +175,7 @@ async fn insert_movie(connection: &mut PgConnection, movie: &Movie) -> Result<()
     Ok(())
 }
 
-/// Updates what sales and deliveries change, the stock included.
+/// Updates the columns that sales and deliveries change, the stock included.
 async fn update_movies(connection: &mut PgConnection, movies: &[Movie]) -> Result<(), sqlx::Error> {
     let numbers = |field: fn(&Movie) -> i64| movies.iter().map(field).collect::<Vec<_>>();
     sqlx::query(
@@ -195,7 +195,7 @@ async fn update_movies(connection: &mut PgConnection, movies: &[Movie]) -> Resul
     Ok(())
 }
 
-/// Updates what the vendor changes. Not part of `update_movies`, which would store a long description again with every
+/// Updates the columns that the vendor edits. Not part of `update_movies`, which would store a long description again with every
 /// batch of sales.
 async fn edit_movies(connection: &mut PgConnection, movies: &[Movie]) -> Result<(), sqlx::Error> {
     sqlx::query(

@@ -1,6 +1,6 @@
 //! The one way in which movies change: load (locked) → fold → save → commit.
 //!
-//! A vendor's call has a transaction of its own ([`UnitOfWork::execute`]). The consumer brings its transaction
+//! A vendor's call has a transaction of its own ([`UnitOfWork::execute`]). The consumer passes its own transaction
 //! ([`UnitOfWork::execute_in`]).
 
 use service_kit::http::problem::Problem;
@@ -13,7 +13,7 @@ use sqlx::{PgConnection, PgPool};
 use crate::movie::{self, Answer, Input, Writes};
 use crate::{failpoints, store};
 
-/// How often a call is tried. It is tried again if another transaction has just inserted the same id or key.
+/// How many times a call is tried. It is tried again if another transaction has just inserted the same id or key.
 const ATTEMPTS_MAX: usize = 3;
 
 /// The response of an accepted call, or the problem with which it was refused.

@@ -14,7 +14,7 @@ use crate::mailer::server::{SmtpUrl, SmtpUrlParser};
 #[derive(clap::Parser, Clone, Debug)]
 #[command(name = "notification", version)]
 pub struct Config {
-    /// What to do instead of running the service
+    /// A command to run instead of the service
     #[command(subcommand)]
     pub command: Option<Command>,
 

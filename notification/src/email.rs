@@ -99,7 +99,7 @@ pub fn compose(notification: &Notification, from: &Mailbox) -> Result<Message, S
         .map_err(|error| format!("no e-mail can be made: {error}"))
 }
 
-/// The text on one line. Line breaks, control characters and marks of the direction of writing become spaces; several
+/// The text on one line. Line breaks, control characters and bidirectional controls become spaces; several
 /// spaces become one.
 fn single_line(text: &str) -> String {
     let is_control = |c: char| {

@@ -10,7 +10,7 @@ service_kit::failpoints! {
     /// Hands an e-mail to the mail server.
     SEND = "email.send";
     /// Records the outcome of an attempt.
-    CONCLUDE = "email.conclude";
+    RECORD_OUTCOME = "email.record-outcome";
     /// Commits that record.
-    COMMIT_CONCLUSION = "email.commit-conclusion";
+    COMMIT_OUTCOME = "email.commit-outcome";
 }

@@ -113,7 +113,7 @@ impl Application {
         Ok(Self { context, listener, metrics, sender })
     }
 
-    /// The port that was bound; 0 if the system can't tell.
+    /// The bound port; 0 if it can't be determined.
     pub fn port(&self) -> u16 {
         self.listener.local_addr().map_or(0, |address| address.port())
     }

@@ -100,8 +100,8 @@ async fn deliver(connection: &mut AsyncSmtpConnection, message: &Message) -> Res
 async fn quit(mut connection: AsyncSmtpConnection) {
     match tokio::time::timeout(QUIT_LIMIT, connection.quit()).await {
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => debug!(%error, "the mail server takes no goodbye"),
-        Err(_) => debug!("the mail server says no goodbye"),
+        Ok(Err(error)) => debug!(%error, "QUIT was refused"),
+        Err(_) => debug!("QUIT was not answered"),
     }
 }
 

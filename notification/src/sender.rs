@@ -1,5 +1,5 @@
-//! Sends e-mails: claims those that are due, tries each, records the outcome. No transaction is open while the mail server
-//! is spoken to, and the consumer reads on meanwhile.
+//! Sends e-mails: claims those that are due, tries each, records the outcome. No transaction is open during the SMTP
+//! dialogue, and the consumer is not blocked by it.
 //!
 //! A claim is a lease, so replicas share the work and no two send the same e-mail. If a process dies after sending and
 //! before recording, the e-mail is sent again when its lease expires, under the same Message-ID.
@@ -121,8 +121,9 @@ impl Sender {
         database::with_time_limit(async {
             let mut transaction = Transaction::begin(&self.pool).await?;
             let recorded =
-                failpoint(failpoints::CONCLUDE, email::record(&mut transaction, claimed, outcome)).await?;
-            failpoint(failpoints::COMMIT_CONCLUSION, transaction.commit()).await?;
+                failpoint(failpoints::RECORD_OUTCOME, email::record(&mut transaction, claimed, outcome))
+                    .await?;
+            failpoint(failpoints::COMMIT_OUTCOME, transaction.commit()).await?;
             Ok(recorded)
         })
         .await
@@ -170,7 +171,8 @@ fn outcome(verdict: Verdict, attempts: i32, attempts_max: i32, random: Uuid) -> 
 
 /// 1 s after the first attempt, twice as long after each further one, an hour at most. The wait is a random share of that,
 /// between half and all of it, so that e-mails that failed together aren't retried together. The random number
-/// is an argument, so that tests can set it. Not by the crate backon: the number of attempts is a column of the table.
+/// is an argument, so that tests can set it. It is computed here, not by the crate
+/// backon: the number of attempts is a column of the table.
 fn backoff(attempts: i32, random: Uuid) -> Duration {
     let doublings = u32::try_from(attempts.clamp(1, 13) - 1).unwrap_or(0);
     let whole = (BACKOFF_MIN * (1 << doublings)).min(BACKOFF_MAX);

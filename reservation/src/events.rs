@@ -1,4 +1,4 @@
-//! Turns movie's answers in the log into commands, a batch at a time.
+//! Turns movie's replies in the log into commands, a batch at a time.
 
 use service_kit::messaging::{Delivery, EventHandler, Fault};
 use shared_events::Event;

@@ -15,7 +15,7 @@ const BATCH_MAX: usize = 256;
 /// The most requests in the queue; a further one receives 503.
 const QUEUE_MAX: usize = 2_048;
 
-/// How often a batch is tried. It is tried again if another transaction has just inserted one of its ids or keys.
+/// How many times a batch is tried. It is tried again if another transaction has just inserted one of its ids or keys.
 const ATTEMPTS_MAX: usize = 3;
 
 pub struct QueuedRequest {
@@ -23,7 +23,7 @@ pub struct QueuedRequest {
     reply: oneshot::Sender<PlaceOutcome>,
 }
 
-/// The callers' end of the queue.
+/// The sending half of the queue.
 #[derive(Clone)]
 pub struct Intake(mpsc::Sender<QueuedRequest>);
 

@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //!
-//! - [`reservation`]: what a reservation decides. Pure: every pair of status and command has an arm, and repeated events
+//! - [`reservation`]: the domain logic. Pure: every pair of status and command has an arm, and repeated events
 //!   change nothing.
 //! - [`unit_of_work`]: load, fold, save, commit: the only way in which reservations change.
 //! - [`store`]: the SQL.
@@ -11,7 +11,7 @@
 //! - [`intake`]: places many reservations in one transaction; [`placement`]: decides them, at most one for each
 //!   `Idempotency-Key`.
 //! - [`admission`]: refuses reservations that could not be decided in time.
-//! - [`events`]: turns movie's answers in the log into commands.
+//! - [`events`]: turns movie's replies in the log into commands.
 //! - [`sweeper`]: cancels reservations that are undecided past their deadline.
 //! - [`pending_stats`]: measures how many reservations are undecided, and for how long.
 //! - [`config`]: the settings; [`metrics`]: outcomes and how long they took.

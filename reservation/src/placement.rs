@@ -55,7 +55,7 @@ fn accepted(answer: Answer) -> Result<Box<Reservation>, Problem> {
     match answer {
         Answer::Done { reservation, .. } => Ok(reservation),
         Answer::Conflict => Err(Problem::conflict("the id is taken by a call with another body")),
-        // A placement creates what doesn't exist.
+        // Can't occur: a placement creates the reservation.
         Answer::NotFound => Err(Problem::internal()),
     }
 }

@@ -1,4 +1,4 @@
-//! What a reservation decides. Pure and total: [`fold`] has an arm for every pair of command and status. The status only
+//! The domain logic of a reservation. Pure and total: [`fold`] has an arm for every pair of command and status. The status only
 //! moves forward. A repeated or late command has an arm that changes nothing and publishes no event.
 
 use std::collections::{BTreeMap, HashMap};

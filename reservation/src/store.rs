@@ -192,7 +192,7 @@ pub async fn find(
     row.as_ref().map(reservation_from_row).transpose()
 }
 
-/// The present statuses of those of these reservations that exist.
+/// The current statuses of these reservations. Missing ones are left out.
 ///
 /// # Errors
 /// If the database fails.

@@ -1,7 +1,7 @@
 //! The one way in which reservations change: load (locked) → fold → save → commit.
 //!
 //! A cancellation ([`UnitOfWork::execute`]) and a batch of placements ([`UnitOfWork::place`]) have a transaction of their
-//! own. The consumer and the sweeper bring theirs, and call `after_commit` when it has committed.
+//! own. The consumer and the sweeper pass their own transaction, and call `after_commit` when it has committed.
 
 use service_kit::messaging::database::Transaction;
 use service_kit::messaging::failpoint::failpoint;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use service_kit::messaging::failpoint::Failpoint;
-use service_kit::messaging::failpoints as kit;
+use service_kit::messaging::failpoints as messaging_failpoints;
 use sqlx::{Connection, PgConnection};
 use theater_tests::fleet::{Fleet, SERVICES};
 use theater_tests::mail::MailServer;
@@ -27,47 +27,60 @@ const VISIT_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Failpoints that a process reaches before it is ready, or as soon as it is.
 const AT_STARTUP: &[Failpoint] = &[
-    kit::MIGRATE_RUNTIME,
-    kit::MIGRATE_SERVICE,
-    kit::CREATE_TOPICS,
-    kit::FIRST_POSITIONS,
+    messaging_failpoints::MIGRATE_RUNTIME,
+    messaging_failpoints::MIGRATE_SERVICE,
+    messaging_failpoints::CREATE_TOPICS,
+    messaging_failpoints::FIRST_POSITIONS,
     movie::failpoints::COMMIT_BACKFILL,
 ];
 
-/// The failpoints of each service under load: all of its own, and those of the kit that matter most there. The kit's code
+/// The failpoints of each service under load: all of its own, and those of service-kit that matter most there. Its code
 /// is the same in all services, so its failpoints need not be visited in each.
 fn under_load() -> [(&'static str, Vec<Failpoint>); 4] {
-    let with_own = |own: &[Failpoint], kit: &[Failpoint]| {
-        own.iter().chain(kit).copied().filter(|failpoint| !AT_STARTUP.contains(failpoint)).collect()
+    let service_and_shared = |service: &[Failpoint], shared: &[Failpoint]| {
+        service.iter().chain(shared).copied().filter(|failpoint| !AT_STARTUP.contains(failpoint)).collect()
     };
     // A call's effect, its stored response, and an event on its way to Kafka.
-    let reservation =
-        [kit::STORE_RESPONSE, kit::INSERT_OUTBOX, kit::SEND, kit::ACKNOWLEDGE, kit::DELETE, kit::COMMIT];
-    let movie = [kit::COMMIT, kit::PURGE, kit::PURGE_COMMIT];
+    let reservation = [
+        messaging_failpoints::STORE_RESPONSE,
+        messaging_failpoints::INSERT_OUTBOX,
+        messaging_failpoints::SEND,
+        messaging_failpoints::ACKNOWLEDGE,
+        messaging_failpoints::DELETE,
+        messaging_failpoints::COMMIT,
+    ];
+    let movie =
+        [messaging_failpoints::COMMIT, messaging_failpoints::PURGE, messaging_failpoints::PURGE_COMMIT];
     // A batch with malformed records that become dead letters.
-    let notification = [kit::DEAD_LETTER, kit::TRUNCATE, kit::APPLY, kit::ADVANCE, kit::COMMIT];
+    let notification = [
+        messaging_failpoints::DEAD_LETTER,
+        messaging_failpoints::TRUNCATE,
+        messaging_failpoints::APPLY,
+        messaging_failpoints::ADVANCE,
+        messaging_failpoints::COMMIT,
+    ];
     let list = [
-        kit::BEGIN,
-        kit::APPLY,
-        kit::DEAD_LETTER,
-        kit::ADVANCE,
-        kit::COMMIT,
-        kit::COMMIT_OFFSET,
-        kit::SEND,
-        kit::DELETE,
+        messaging_failpoints::BEGIN,
+        messaging_failpoints::APPLY,
+        messaging_failpoints::DEAD_LETTER,
+        messaging_failpoints::ADVANCE,
+        messaging_failpoints::COMMIT,
+        messaging_failpoints::COMMIT_OFFSET,
+        messaging_failpoints::SEND,
+        messaging_failpoints::DELETE,
     ];
     [
-        ("reservation", with_own(reservation::failpoints::ALL, &reservation)),
-        ("movie", with_own(movie::failpoints::ALL, &movie)),
-        ("notification", with_own(notification::failpoints::ALL, &notification)),
-        ("reservation-list", with_own(reservation_list::failpoints::ALL, &list)),
+        ("reservation", service_and_shared(reservation::failpoints::ALL, &reservation)),
+        ("movie", service_and_shared(movie::failpoints::ALL, &movie)),
+        ("notification", service_and_shared(notification::failpoints::ALL, &notification)),
+        ("reservation-list", service_and_shared(reservation_list::failpoints::ALL, &list)),
     ]
 }
 
 /// The names of all failpoints.
 fn all_failpoints() -> BTreeSet<&'static str> {
     [
-        kit::ALL,
+        messaging_failpoints::ALL,
         reservation::failpoints::ALL,
         movie::failpoints::ALL,
         notification::failpoints::ALL,
@@ -134,11 +147,11 @@ impl Tour {
         let all: Vec<usize> = SERVICES.iter().map(|service| self.member(service)).collect();
         let (reservation, movie) = ([self.member("reservation")], [self.member("movie")]);
         let starts: [(Failpoint, &[usize]); 5] = [
-            (kit::MIGRATE_RUNTIME, &all),
-            (kit::MIGRATE_SERVICE, &all),
+            (messaging_failpoints::MIGRATE_RUNTIME, &all),
+            (messaging_failpoints::MIGRATE_SERVICE, &all),
             // The first service creates the topics; all others find them.
-            (kit::CREATE_TOPICS, &reservation),
-            (kit::FIRST_POSITIONS, &all),
+            (messaging_failpoints::CREATE_TOPICS, &reservation),
+            (messaging_failpoints::FIRST_POSITIONS, &all),
             (movie::failpoints::COMMIT_BACKFILL, &movie),
         ];
         for (failpoint, members) in starts {

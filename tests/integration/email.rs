@@ -26,7 +26,7 @@ fn setup(smtp_url: &str) -> Setup {
         ("notification", format!("--smtp-url={smtp_url}")),
         ("notification", "--smtp-from=Theater <tickets@theater.example>".to_owned()),
     ];
-    // So long a deadline that no reservation is cancelled because of it.
+    // The deadline is long, so it cancels no reservation.
     Setup { deadline_secs: 600, partitions: 2, settings, ..Setup::default() }
 }
 

@@ -208,7 +208,7 @@ pub(crate) async fn a_reconnecting_client_receives_only_newer_events(
             .expect_detail("there is no reservation"),
         Call::get("/reservations/7/events", 400).expect_error("/id", "must be a UUID"),
         Call::post(&path, &json!({}), 405),
-        // Ids of events that have not been sent yet, and of none.
+        // Ids of events that have not been sent yet, and invalid ids.
         invalid_id("1"),
         invalid_id("3"),
         invalid_id("x"),

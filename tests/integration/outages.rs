@@ -37,7 +37,7 @@ fn outages(kind: Kind) -> &'static [Outage] {
 }
 
 fn setup() -> Setup {
-    // So long a deadline that no reservation is cancelled or refused because of it.
+    // The deadline is long, so no reservation is cancelled or refused because of it.
     Setup { deadline_secs: 600, partitions: 2, ..Setup::default() }
 }
 

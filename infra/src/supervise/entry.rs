@@ -1,4 +1,4 @@
-//! What a second run of this executable does, before its real `main`: become a child or the reaper.
+//! The entry point of a second run of this executable, before its real `main`: it becomes a child or the reaper.
 
 use std::env;
 use std::ffi::OsString;

@@ -97,7 +97,7 @@ pub(super) fn unregister_path(path: &Path) {
 /// A message that only unregisters may fail: its group or path is gone already.
 fn log_failure(sent: io::Result<()>) {
     if let Err(error) = sent {
-        tracing::warn!(%error, "the reaper can't be told");
+        tracing::warn!(%error, "a message can't be sent to the reaper");
     }
 }
 

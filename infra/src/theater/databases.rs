@@ -30,7 +30,7 @@ impl Databases {
         let admin_url = match (&server, &options.postgres) {
             (Some(server), _) => server.admin_url(),
             (None, Some(url)) => url.clone(),
-            (None, None) => return Err(anyhow!("no PostgreSQL was asked for")),
+            (None, None) => return Err(anyhow!("no PostgreSQL is configured")),
         };
         let temporary = server.is_none() && options.kafka() == Kafka::Embedded;
         let prefix = match temporary {

@@ -1,4 +1,4 @@
-//! What the calls take and show: their bodies, query parameters and headers, parsed into values that are valid, and the
+//! Request and response types of the calls: their bodies, query parameters and headers, parsed into values that are valid, and the
 //! view of a movie.
 
 use actix_web::HttpRequest;

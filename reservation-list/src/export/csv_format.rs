@@ -42,9 +42,9 @@ pub fn rows(reservations: &[Reservation]) -> Vec<u8> {
 fn encode<'a>(rows: impl IntoIterator<Item = [Cow<'a, str>; 7]>) -> Vec<u8> {
     let mut writer = WriterBuilder::new().terminator(Terminator::CRLF).from_writer(Vec::new());
     for row in rows {
-        writer.write_record(row.iter().map(|cell| cell.as_bytes())).expect("memory takes all");
+        writer.write_record(row.iter().map(|cell| cell.as_bytes())).expect("writing to memory can't fail");
     }
-    writer.into_inner().expect("memory takes all")
+    writer.into_inner().expect("writing to memory can't fail")
 }
 
 fn escape_formula(value: &str) -> Cow<'_, str> {

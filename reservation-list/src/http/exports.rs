@@ -54,10 +54,10 @@ const DOWNLOAD_LIMIT: Duration = Duration::from_secs(600);
 /// Bytes of a file in memory, for each download.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// How often a call is tried when another call with the same id or key commits in between.
-const TRIES_MAX: usize = 3;
+/// How many times a call is tried when another call with the same id or key commits in between.
+const ATTEMPTS_MAX: usize = 3;
 
-/// What the calls about exports need.
+/// The dependencies of the calls about exports.
 #[derive(Clone)]
 pub struct ExportApi {
     folder: Folder,
@@ -161,11 +161,11 @@ pub(super) async fn ask(
     let movie_id = MovieId(validation::parse_id("/movieId", &new.movie_id)?);
     let idempotency_key = IdempotencyKey::from_request(&request, PATH.to_owned(), &(id, movie_id))?;
     let id = id.unwrap_or_else(Uuid::now_v7);
-    let mut tries = 0;
+    let mut attempts = 0;
     loop {
-        tries += 1;
+        attempts += 1;
         match api.try_create(id, movie_id, idempotency_key.as_ref()).await {
-            Err(Fault::Poison(_) | Fault::Fenced) if tries < TRIES_MAX => {}
+            Err(Fault::Poison(_) | Fault::Fenced) if attempts < ATTEMPTS_MAX => {}
             result => return result?.map(StoredResponse::into_response),
         }
     }

@@ -1,4 +1,4 @@
-//! What the calls take and show: their bodies and query parameters, parsed into values that are valid, and the view of a
+//! Request and response types of the calls: their bodies and query parameters, parsed into values that are valid, and the view of a
 //! reservation. The count of a reservation is checked here ([`NewReservation::parse`]).
 
 use actix_web::HttpRequest;

@@ -29,8 +29,8 @@ use super::Api;
 use super::dto::ReservationView;
 use crate::reservation::{Reservation, Status};
 
-/// The longest silence of a stream. A proxy must not take the stream for dead, and a client that has vanished is noticed
-/// only by a write.
+/// The longest silence of a stream. A comment keeps proxies from closing the stream. A client that has disconnected is
+/// noticed only by a write.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// After this time a stream ends. Its client reconnects by itself, to any replica.

@@ -31,7 +31,7 @@ const ALLOW_ORDER: [Method; 7] =
 #[derive(Clone, Copy)]
 struct RoutedAsGet;
 
-/// The method that the client used. To routes, a HEAD looks like the GET that it asks the headers of.
+/// The method that the client used. To routes, a HEAD looks like the GET whose headers it asks for.
 #[must_use]
 pub fn client_method(req: &HttpRequest) -> Method {
     if req.extensions().contains::<RoutedAsGet>() { Method::HEAD } else { req.method().clone() }

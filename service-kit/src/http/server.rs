@@ -184,7 +184,7 @@ impl FromRequest for Stopping {
     }
 }
 
-/// What the routes and the middleware of all workers share.
+/// The state that the routes and the middleware of all workers share.
 #[derive(Clone)]
 struct SharedState {
     metrics: Metrics,

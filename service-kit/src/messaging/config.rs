@@ -24,7 +24,7 @@ pub struct EventsConfig {
     #[arg(long, env = "KAFKA_CONFIG", default_value = "", hide_env_values = true)]
     pub kafka_config: KafkaSettings,
 
-    /// What the names of topics and consumer groups begin with
+    /// Prefix of the names of topics and consumer groups
     #[arg(long, env = "KAFKA_TOPIC_PREFIX", default_value = "theater.", value_parser = topic_prefix)]
     pub kafka_topic_prefix: String,
 

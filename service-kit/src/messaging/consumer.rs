@@ -54,7 +54,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// may take.
 const DRAIN_LIMIT: Duration = Duration::from_secs(6);
 
-/// The consumer of one service, and what it needs.
+/// The consumer of one service, and its dependencies.
 pub struct EventConsumer<H> {
     pub consumer: Consumer,
     pub kafka: Kafka,
@@ -271,11 +271,11 @@ impl<H: EventHandler> Receiver<H> {
         }
         self.consumer
             .incremental_unassign(&self.partition_list(partition))
-            .context("taking a partition out")?;
+            .context("unassigning a partition")?;
         queue.clear();
         let mut restarted = TopicPartitionList::with_capacity(1);
         restarted.add_partition_offset(&self.shared.topic, partition, start)?;
-        self.consumer.incremental_assign(&restarted).context("putting a partition in again")?;
+        self.consumer.incremental_assign(&restarted).context("assigning a partition again")?;
         if let Some(assigned) = self.consumer.context().partitions().get_mut(&partition) {
             assigned.overflow.clear();
             assigned.paused = false;

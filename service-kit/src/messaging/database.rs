@@ -71,7 +71,7 @@ async fn migrate(url: &PgConnectOptions, name: &str, service_migrations: &Migrat
                 .without_max_times(),
         )
         .when(is_not_ready)
-        .notify(|error, wait| warn!(%error, ?wait, "the database is not there yet"))
+        .notify(|error, wait| warn!(%error, ?wait, "the database can't be reached yet"))
         .await?;
     let mut runtime = ignoring_unknown(&RUNTIME_MIGRATIONS);
     runtime.dangerous_set_table_name("_runtime_migrations");

@@ -1,8 +1,8 @@
 //! Poison, transient and fatal faults, classified in one exhaustive match.
 //!
 //! - *Poison* is caused by the input: it fails however often it is tried. The record becomes a dead letter.
-//! - *Transient* faults are caused by the surroundings: the same work is retried, and nothing moves until it
-//!   succeeds.
+//! - *Transient* faults are caused by the environment (database, broker, a concurrent transaction): the same work is
+//!   retried, and nothing moves until it succeeds.
 //! - *Fatal* faults are bugs or a broken installation: the process stops and says why.
 
 use thiserror::Error;

@@ -179,7 +179,9 @@ impl Kafka {
                 }
             }
         };
-        timeout(REQUEST_TIMEOUT, all_visible).await.context("the topics created don't show")?
+        timeout(REQUEST_TIMEOUT, all_visible)
+            .await
+            .context("the created topics did not become visible in time")?
     }
 
     /// The topics that the broker doesn't know, or that have a partition without a leader; and whether each is for

@@ -58,7 +58,7 @@ const LOCK_POLL_PERIOD: Duration = Duration::from_millis(500);
 /// How long a relay continues to send when the process stops.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
-// Doubled by hand, not by the crate backon: it rounds its delays (f32), and its iterator must be rebuilt after each
+// The delays are computed here, not by the crate backon: it rounds them (f32), and its iterator must be rebuilt after each
 // success.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);

@@ -159,7 +159,7 @@ impl<S: Progress> StatusWaiters<S> {
                     }
                 }
                 Err(Fault::Transient(reason) | Fault::Timeout(reason)) => {
-                    // By hand: backon can't continue from the pause after the last successful query.
+                    // Not by the crate backon: it can't continue from the pause after the last successful query.
                     pause = UNAVAILABLE_PAUSE_MAX.min(pause * 2);
                     if !std::mem::replace(&mut unavailable, true) {
                         warn!(reason, "waiters can't be notified of what other replicas decide");

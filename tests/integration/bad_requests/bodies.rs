@@ -67,7 +67,7 @@ pub(super) fn unparsable() -> Vec<Call> {
         (Method::PATCH, patched.as_str()),
         (Method::POST, delivered.as_str()),
     ];
-    // Errors that only a parser finds that reads these fields, or the object to its end.
+    // Only a parser that reads these fields, or the whole object, finds these errors.
     let more = [
         "{\"movieName\": \"x\", \"qty\": 1} x",
         "{\"movieName\": \"x\", \"qty\": 1}{}",

@@ -130,8 +130,8 @@ pub(crate) async fn outcomes_are_listed_and_notified(environment: &Environment) 
     theater.stop().await
 }
 
-/// Waits until the list shows the outcome of `reservation`, and the newest of its notifications does, of which there are
-/// `times`.
+/// Waits until the list shows the outcome of `reservation`, and until it has `times` notifications, the newest of that
+/// outcome.
 async fn wait_until_listed_and_notified(
     api: &Api,
     id: Uuid,

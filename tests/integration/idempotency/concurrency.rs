@@ -51,7 +51,7 @@ async fn concurrent_repeats(environment: &Environment, replicas: usize) -> anyho
     theater.stop().await
 }
 
-/// Repeats a call while it is answered with 503, which it is if its transaction has lost too many races.
+/// Repeats a call while it is answered with 503. That happens after too many conflicts.
 async fn call_until_answered(api: &Api, route: &Route, key: String) -> anyhow::Result<Answer> {
     eventually("an answer", SOON, async || {
         let request = api.request(reqwest::Method::POST, &route.path).header(KEY, &key).json(&route.body);

@@ -42,7 +42,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "key-outside-the-transaction",
-        defect: "a call's Idempotency-Key is kept before the call has had its effect",
+        defect: "a call's response is stored before the call has had its effect",
         edits: &[Edit {
             file: RESERVATION,
             original: "self.idempotency.save(&mut transaction, &stored_responses).await?;",
@@ -98,7 +98,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "export-under-its-last-name",
-        defect: "a file of an export has its name before it is whole",
+        defect: "an export's file has its final name before it is complete",
         edits: &[Edit {
             file: EXPORT_FOLDER,
             original: "let path = self.path(name, PARTIAL);",
@@ -121,7 +121,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "export-of-pending-ones-only",
-        defect: "an export that somebody began is never begun again",
+        defect: "an interrupted export is never restarted",
         edits: &[Edit {
             file: EXPORT,
             original: "where state in ('PENDING', 'RUNNING') and due_at <= now() and expires_at > now()",
@@ -141,7 +141,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "formulas-as-they-were-typed",
-        defect: "a spreadsheet runs what a customer typed",
+        defect: "a spreadsheet runs a customer's text as a formula",
         edits: &[Edit {
             file: EXPORT_CSV,
             original: "if value.starts_with(ESCAPED_FIRST_CHARS) {",

@@ -30,7 +30,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "rejection-not-recorded",
-        defect: "movie forgets whom it rejected",
+        defect: "movie does not record a rejection",
         edits: &[Edit {
             file: MOVIE,
             original: "        self.record_decision(reservation_id, Decision { movie_id: id, outcome, count });",
@@ -42,7 +42,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "no-void-decision",
-        defect: "a cancellation that comes before its placement leaves nothing for it to find",
+        defect: "a cancellation before its placement records no void decision",
         edits: &[Edit {
             file: MOVIE,
             original: "self.record_decision(reservation_id, Decision { movie_id: id, outcome: Outcome::Void, count });",
@@ -52,7 +52,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "release-twice",
-        defect: "a cancellation that comes again gives the tickets back again",
+        defect: "a repeated cancellation releases the tickets again",
         edits: &[Edit {
             file: MOVIE,
             original: "Outcome::Rejected | Outcome::Released | Outcome::Void => return,",
@@ -63,13 +63,13 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "release-as-told",
-        defect: "what the cancellation says is given back, not what was allocated",
+        defect: "the event's count is released, not the allocated count",
         edits: &[Edit { file: MOVIE, original: "        let count = decision.count;\n", mutated: "" }],
         killers: &[unit("movie")],
     },
     Mutant {
         name: "no-guard-in-movie",
-        defect: "what was rejected or never allocated is given back too",
+        defect: "rejected and void decisions are released too",
         edits: &[Edit {
             file: MOVIE,
             original: "Outcome::Rejected | Outcome::Released | Outcome::Void => return,",
@@ -79,7 +79,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "placement-allocated-again",
-        defect: "a placement that comes again is allocated again",
+        defect: "a repeated placement is allocated again",
         edits: &[Edit {
             file: MOVIE,
             original: "Outcome::Void => {}\n            }\n            return;",
@@ -99,7 +99,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "no-guard-in-reservation",
-        defect: "a cancelled reservation is confirmed by an answer that comes late",
+        defect: "a late reply confirms a cancelled reservation",
         edits: &[Edit {
             file: RESERVATION,
             original: "(Command::Confirm { movie_name }, Status::Pending) => {",
@@ -109,7 +109,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "deadline-without-compensation",
-        defect: "what the deadline cancels is told to nobody",
+        defect: "a cancellation by deadline publishes no event",
         edits: &[Edit {
             file: RESERVATION,
             original: "        self.writes.events.push((outcome_event(&reservation, self.now), origin));",
@@ -121,7 +121,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "id-means-any-call",
-        defect: "another call under a reservation's id is taken for a repeat",
+        defect: "another call with a reservation's id counts as a repeat",
         edits: &[Edit {
             file: RESERVATION,
             original: "return if *request == reservation.request {",
@@ -131,7 +131,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "no-guard-in-notification",
-        defect: "an outcome that comes again is told again",
+        defect: "a repeated outcome is notified again",
         edits: &[Edit {
             file: NOTIFICATION,
             original: "let is_repeat = !state.insert(input.key());",
@@ -141,7 +141,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "notification-without-the-outcome",
-        defect: "who was told of the confirmation is not told of the cancellation",
+        defect: "a customer notified of the confirmation is not notified of the cancellation",
         edits: &[Edit {
             file: NOTIFICATION,
             original: "(self.reservation_id, self.outcome.status())",
@@ -151,7 +151,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "no-guard-in-reservation-list",
-        defect: "an older confirmation lists what is cancelled",
+        defect: "an older confirmation lists a cancelled reservation",
         edits: &[Edit {
             file: RESERVATION_LIST,
             original: "(Some(Status::Cancelled), Status::Confirmed) => {}",

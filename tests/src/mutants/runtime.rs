@@ -16,7 +16,7 @@ const IDEMPOTENCY: &str = "service-kit/src/messaging/idempotency.rs";
 pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "relay-by-a-cursor-on-seq",
-        defect: "the relay reads only what is numbered after what it has sent",
+        defect: "the relay reads only rows numbered after the last row that it sent",
         edits: &[
             Edit {
                 file: RELAY,
@@ -118,7 +118,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "position-expected-at-the-record",
-        defect: "the position is expected where the record stands, not where it was last",
+        defect: "the expected position is the record's offset, not the stored position",
         edits: &[Edit {
             file: PARTITION,
             original: "partition, self.next, &target)",
@@ -163,7 +163,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "dead-letter-outside-the-transaction",
-        defect: "a dead letter is written by itself, before the position moves",
+        defect: "a dead letter is written in its own transaction, before the position moves",
         edits: &[
             Edit {
                 file: PARTITION,
@@ -181,7 +181,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "poison-for-ever",
-        defect: "a record that can't be applied is tried again for ever",
+        defect: "a poison record is retried forever",
         edits: &[Edit {
             file: PARTITION,
             original: "Attempt::Retry => Attempt::DeadLetter(reason),",
@@ -191,7 +191,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "poison-not-isolated",
-        defect: "good records are buried with the poisoned one of their batch",
+        defect: "valid records become dead letters with the poison record of their batch",
         edits: &[Edit {
             file: PARTITION,
             original: "Err(Fault::Poison(_)) => push_halves(&mut ranges, range),",
@@ -201,7 +201,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "last-record-not-verified",
-        defect: "a log that was made anew is read on, as if it were the old one",
+        defect: "a recreated log is read as if it were the old one",
         edits: &[
             Edit { file: PARTITION, original: "            unverified_record: position.last_record,", mutated: "            unverified_record: None," },
             Edit { file: PARTITION, original: "        self.unverified_record = position.last_record;", mutated: "        self.unverified_record = None;" },
@@ -210,7 +210,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "generations-ignored",
-        defect: "what was received for an assignment that has ended is applied",
+        defect: "records of an assignment that has ended are applied",
         edits: &[Edit {
             file: ASSIGNMENT,
             original: "        if let Some(assigned) = self.partitions().remove(&partition) {
@@ -222,7 +222,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "deadlock-is-poison",
-        defect: "a record is buried for a deadlock",
+        defect: "a deadlock turns a record into a dead letter",
         edits: &[
             Edit { file: FAULT, original: "(\"22\" | \"23\" | \"54\", _)", mutated: "(\"22\" | \"23\" | \"40\" | \"54\", _)" },
             Edit { file: FAULT, original: "(\"08\" | \"40\" | \"53\"", mutated: "(\"08\" | \"53\"" },

@@ -1,5 +1,5 @@
 //! Cursors: the sort key of a page's last row, as text that is valid only for the same collection, filters and order.
-//! Cursors are opaque, not secret: a forged one only starts the page elsewscope.
+//! Cursors are opaque, not secret: a forged one only starts the page elsewhere.
 
 use std::hash::Hasher as _;
 

@@ -52,8 +52,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the same error is not logged again: while a broker is unavailable there are several a second.
 const REPEATED_ERROR_PERIOD: Duration = Duration::from_secs(30);
 
-/// In how many consecutive statistics, one a second, a partition may stand still with something to fetch. After that
-/// the client has stalled: the process ends, and its successor begins anew.
+/// In how many consecutive statistics, one a second, a partition may make no progress with something to fetch.
+/// After that the client has stalled: the process exits and is restarted.
 const WATCHDOG_SAMPLES: u32 = 60;
 
 /// A new assignment, for which the receiving task starts a partition task.

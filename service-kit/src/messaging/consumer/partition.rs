@@ -28,12 +28,13 @@ use crate::telemetry::trace_context;
 /// The most records in one transaction. Larger transactions gain little and hold locks longer.
 const BATCH_RECORDS: usize = 500;
 
-// Doubled by hand: backon rounds its delays (f32), and its iterator must be rebuilt after each success.
+// The delays are computed here, not by the crate backon: it rounds them (f32), and its iterator must be rebuilt after each
+// success.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// How often a held partition is reported in the log.
-const HELD_REMINDER: Duration = Duration::from_secs(60);
+const HELD_LOG_PERIOD: Duration = Duration::from_secs(60);
 
 /// A service's handler for the events of its topic.
 pub trait EventHandler: Send + Sync + 'static {
@@ -65,7 +66,7 @@ pub(super) enum Request {
     Pause { partition: i32, queue: Arc<Queue> },
 }
 
-/// What all partitions of a consumer share.
+/// The state that all partitions of a consumer share.
 pub(super) struct Shared<H> {
     pub consumer: &'static str,
     pub topic: String,
@@ -408,7 +409,7 @@ impl<H: EventHandler> PartitionTask<H> {
         let positions = offset::read(&mut connection, consumer, topic, &[self.partition]).await?;
         connection.end();
         let position = positions.into_iter().next().map(|(_, position)| position);
-        position.ok_or_else(|| Fault::Fatal("the position's row is gone".into()))
+        position.ok_or_else(|| Fault::Fatal("the position's row is missing".into()))
     }
 
     /// The broker has refused a position as outside its log. It doesn't say which, and has stopped fetching that
@@ -457,10 +458,10 @@ impl<H: EventHandler> PartitionTask<H> {
                 kafka.topic = self.shared.topic,
                 kafka.partition = self.partition,
                 what = reason,
-                "the log was truncated or made anew: this partition is held. Restore the topic; or set next to \
-                 where reading shall go on, and last_record to null, in its row of consumer_offset; then restart"
+                "the log was truncated or recreated: this partition is held. Restore the topic; or set next to \
+                 the offset to continue from, and last_record to null, in its row of consumer_offset; then restart"
             );
-            let reminder = tokio::time::Instant::now() + HELD_REMINDER;
+            let reminder = tokio::time::Instant::now() + HELD_LOG_PERIOD;
             loop {
                 match tokio::time::timeout_at(reminder, self.queue.next_event(BATCH_RECORDS)).await {
                     Ok(QueueEvent::Closed) => {
@@ -482,7 +483,7 @@ fn push_halves(ranges: &mut VecDeque<(Range<usize>, Attempt)>, range: Range<usiz
     ranges.push_front((range.start..middle, Attempt::First));
 }
 
-/// A batch, sorted by what is done with each record.
+/// A batch, split into deliveries and dead letters.
 struct SortedBatch<'a> {
     deliveries: Vec<&'a Delivery>,
     dead_letters: Vec<(&'a Record, String)>,
