@@ -6,6 +6,7 @@
 //! - [`backlog`]: the gauges of the outbox.
 
 pub mod backlog;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
